@@ -28,16 +28,10 @@ use tokio::sync::oneshot;
 pub struct StartedChild {
     /// The process.
     pub process: Child,
+    /// Its process group, if it was started by [`start_group`].
+    pub group: Option<Group>,
     /// Removes the child from those that [`reap_orphans`] leaves alone.
     _own: Option<OwnChild>,
-}
-
-impl StartedChild {
-    /// The processes of the group that the child leads, if it was started as the leader of one.
-    #[must_use]
-    pub fn group(&self) -> Group {
-        Group(self.process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
-    }
 }
 
 /// A process group. When this is dropped, all its processes are killed.
@@ -45,6 +39,10 @@ impl StartedChild {
 pub struct Group(Option<Pid>);
 
 impl Group {
+    fn led_by(process: &Child) -> Self {
+        Self(process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
     /// Leaves the processes alone.
     pub fn release(mut self) {
         self.0 = None;
@@ -61,6 +59,7 @@ impl Drop for Group {
 /// A command to start, and the one who waits for it.
 struct Job {
     command: Command,
+    is_group: bool,
     runtime: Handle,
     started: oneshot::Sender<io::Result<StartedChild>>,
 }
@@ -77,8 +76,24 @@ static JOBS: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
 /// # Cancel safety
 /// If the future is dropped, the child may have been started, and is dropped: it is killed if the command says so.
 pub async fn start(command: Command) -> io::Result<StartedChild> {
+    start_as(command, false).await
+}
+
+/// As [`start`], as the leader of a process group of its own.
+///
+/// # Errors
+/// As for [`start`].
+///
+/// # Cancel safety
+/// If the future is dropped, the child may have been started, and is killed with its group.
+pub async fn start_group(mut command: Command) -> io::Result<StartedChild> {
+    command.process_group(0);
+    start_as(command, true).await
+}
+
+async fn start_as(command: Command, is_group: bool) -> io::Result<StartedChild> {
     let (started, child) = oneshot::channel();
-    submit(Job { command, runtime: Handle::current(), started })?;
+    submit(Job { command, is_group, runtime: Handle::current(), started })?;
     child.await.unwrap_or_else(|_| Err(io::Error::other("the thread that starts processes failed")))
 }
 
@@ -94,23 +109,23 @@ fn submit(job: Job) -> io::Result<()> {
 }
 
 fn run(jobs: &mpsc::Receiver<Job>) {
-    for Job { command, runtime, started } in jobs {
+    for Job { command, is_group, runtime, started } in jobs {
         // All children would end with this thread.
-        let child = catch_unwind(AssertUnwindSafe(|| start_here(command, &runtime)));
+        let child = catch_unwind(AssertUnwindSafe(|| start_here(command, is_group, &runtime)));
         let child = child.unwrap_or_else(|_| Err(io::Error::other("starting the process panicked")));
         // The receiver is gone if the caller no longer waits.
         started.send(child).ok();
     }
 }
 
-fn start_here(mut command: Command, runtime: &Handle) -> io::Result<StartedChild> {
+fn start_here(mut command: Command, is_group: bool, runtime: &Handle) -> io::Result<StartedChild> {
     let _context = runtime.enter();
     own_children::register(|| {
         let process = command.spawn()?;
         let pid = process.id();
         Ok((process, pid))
     })
-    .map(|(process, own)| StartedChild { process, _own: own })
+    .map(|(process, own)| StartedChild { group: is_group.then(|| Group::led_by(&process)), process, _own: own })
 }
 
 #[cfg(test)]
@@ -144,5 +159,33 @@ mod tests {
         assert_eq!(start(Command::new("/nonexistent")).await.unwrap_err().kind(), io::ErrorKind::NotFound);
         let mut child = start(Command::new("true")).await.unwrap();
         assert!(child.process.wait().await.unwrap().success());
+    }
+
+    /// As if the caller had not waited for the start.
+    #[tokio::test]
+    async fn a_group_that_is_not_taken_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("sleep 600 & echo $! > {}; wait", file.display())]).kill_on_drop(true);
+        let child = start_group(command).await.unwrap();
+        let pid = async {
+            loop {
+                let text = std::fs::read_to_string(&file).unwrap_or_default();
+                if text.ends_with('\n') {
+                    break text.trim().to_owned();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let pid = pid.await;
+        drop(child);
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let gone = async {
+            while !state().is_empty() && !state().contains(") Z ") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.expect("the process still runs");
     }
 }

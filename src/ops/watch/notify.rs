@@ -70,7 +70,7 @@ impl Notifier {
     async fn execute(&self, notification: &Notification) -> Result<(), String> {
         let [program, arguments @ ..] = self.command.as_slice() else { return Ok(()) };
         let mut command = Command::new(program);
-        command.args(arguments).env_clear().process_group(0).kill_on_drop(true);
+        command.args(arguments).env_clear().kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         for name in ["PATH", "HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
@@ -78,16 +78,16 @@ impl Notifier {
         let gateway_id = self.gateway_id.map(|id| id.to_string()).unwrap_or_default();
         command.env("ALARM_NAME", notification.alarm.name()).env("ALARM_STATE", notification.state());
         command.env("ALARM_TEXT", notification.message.replace('\0', "\u{fffd}")).env("ALARM_GATEWAY_ID", gateway_id);
-        let started = children::start(command).await;
+        let started = children::start_group(command).await;
         let mut child = started.map_err(|error| format!("cannot run alarms.command: {error}"))?;
-        // Also if the gateway stops meanwhile.
-        let group = child.group();
         // I6: one command at a time, and for a limited time.
         let ended = tokio::time::timeout(NOTIFICATION_TIMEOUT, child.process.wait()).await;
         let killed = |_| format!("alarms.command took longer than {NOTIFICATION_TIMEOUT:?} and was killed");
         let status = ended.map_err(killed)?.map_err(|error| format!("cannot wait for alarms.command: {error}"))?;
         // It may leave a process behind, for example one that sends a message.
-        group.release();
+        if let Some(group) = child.group.take() {
+            group.release();
+        }
         if status.success() { Ok(()) } else { Err(format!("alarms.command failed: {status}")) }
     }
 

@@ -108,7 +108,7 @@ async fn output(
     let program = || name.to_owned();
     let failed = |source| CommandError::Start { program: program(), source };
     let mut command = Command::new(name);
-    command.args(arguments).process_group(0).kill_on_drop(true);
+    command.args(arguments).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     // I8: the gateway's own secrets are not the command's business.
     for (variable, _) in std::env::vars_os() {
@@ -117,9 +117,9 @@ async fn output(
             command.env_remove(variable);
         }
     }
-    let mut child = children::start(command).await.map_err(failed)?;
+    let mut child = children::start_group(command).await.map_err(failed)?;
     // Processes that it leaves behind, or that it still is.
-    let group = child.group();
+    let group = child.group.take();
     let stdout = child.process.stdout.take();
     let run = async {
         let mut stdout = stdout.map(receiver).transpose()?;
@@ -199,9 +199,12 @@ mod tests {
     async fn ended(pid: &str) {
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         // It may remain a zombie until its parent takes its status.
-        while !state().is_empty() && !state().contains(") Z ") {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while !state().is_empty() && !state().contains(") Z ") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(COMMAND_TIMEOUT, gone).await.expect("the process still runs");
     }
 
     #[tokio::test]
