@@ -16,7 +16,7 @@ pub struct Clients {
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
     asked: u64,
-    /// What the clients said that was not yet waited for.
+    /// Lines of the clients that no method has returned yet.
     said: Vec<Value>,
 }
 

@@ -177,7 +177,7 @@ async fn i10_a_key_that_was_replaced_by_another_known_one_verifies_nothing_after
     write_secret(&setup.dir().join("secret"), NEXT);
     reload(&setup, &gatepost, 1).await;
     assert_eq!((called(&stolen).await, called(&good).await), (401, 200));
-    // What the thief left in the conversation with the backend is gone.
+    // The backend has a new conversation, without anything of the thief.
     assert!(backend.seen("initialize").len() > conversations, "{conversations}");
     let records = records_of(&setup, "gateway/config");
     let said = records[0]["request_args"].to_string();
