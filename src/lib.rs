@@ -76,6 +76,7 @@ pub mod config;
 pub mod connections;
 mod counts;
 pub mod escape;
+pub mod evidence;
 pub mod file_access;
 pub mod gateway;
 pub mod log;

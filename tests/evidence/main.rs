@@ -1,0 +1,6 @@
+//! Evidence: the formats against files that other programs made, and against other implementations.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, unreachable_pub, missing_docs, reason = "tests")]
+
+mod foreign;
+mod policy;
+mod vectors;
