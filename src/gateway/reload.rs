@@ -88,19 +88,20 @@ pub(super) async fn apply(
         let mut current = core.rules.write();
         std::mem::replace(&mut *current, Arc::clone(&rules))
     };
+    // I10: first of all, and before anything is waited for.
+    let mut ended = core.sessions.remove_lost(&rules);
     core.upstreams.launcher().set_own(own);
     core.upstreams.replace(replacement, drain_timeout);
     let configured = core.upstreams.aliases();
-    let ended = core.sessions.replace_backends(&changed, &configured);
-    core.counters.set_backends(configured);
+    ended.extend(core.sessions.replace_backends(&changed, &configured));
     // Streams look at the policy and at their backends now.
     core.policy.send_replace(Arc::clone(&rules.policy));
-    list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
+    let recorded = session_end::end(core, ended);
     // A caller that is identified in another way may be another person.
     core.upstreams.end_unreachable_conversations(|owner, backend| !has_other_auth && rules.keeps(owner, backend));
-    session_end::end(core, ended).await;
-    session_end::end(core, core.sessions.remove_withdrawn(&rules.auth)).await;
-    session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
+    core.counters.set_backends(configured);
+    list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
+    recorded.await;
     Ok(())
 }
 

@@ -188,6 +188,13 @@ impl UpstreamConnection {
             connection.listen();
         }
     }
+
+    /// The session of its client has ended. Requests that are open continue; nothing else does.
+    pub fn release(&self) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.release();
+        }
+    }
 }
 
 impl Drop for UpstreamConnection {

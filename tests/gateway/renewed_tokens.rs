@@ -18,7 +18,7 @@ use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, modern, stream};
 use crate::token_server::{TokenServer, claims, issue, jwt};
 
-const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{}}}}"#;
+pub const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{}}}}"#;
 
 /// The token `id` of ann.
 fn token(id: &str) -> String {
@@ -64,7 +64,7 @@ async fn connect(gatepost: &Gatepost, path: &str, token: &str) -> Client {
 }
 
 /// Opens the session's stream of messages that belong to no request.
-async fn listen(gatepost: &Gatepost, path: &str, client: &Client) -> reqwest::Response {
+pub async fn listen(gatepost: &Gatepost, path: &str, client: &Client) -> reqwest::Response {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let request = http.get(format!("{}{path}", gatepost.url())).bearer_auth(client.token.as_ref().unwrap());
     let request = request.header("mcp-session-id", client.session.as_deref().unwrap());
@@ -158,6 +158,9 @@ async fn the_list_for_the_headers_of_a_call_is_read_with_the_token_of_the_call()
     assert_eq!(ids(&backend, |asked| asked.method() == "tools/list"), ["second"]);
 }
 
+/// A piece of a stream that is no message.
+pub const OPEN: &str = ": open\n\n";
+
 /// Counts the streams that have ended.
 struct Ended(Arc<AtomicUsize>);
 
@@ -167,10 +170,10 @@ impl Drop for Ended {
     }
 }
 
-/// A stream that stays open until the gateway closes it.
-fn open_stream(ended: &Arc<AtomicUsize>) -> Response {
+/// A stream that stays open after its `first` piece until the gateway closes it.
+pub fn open_stream(ended: &Arc<AtomicUsize>, first: String) -> Response {
     let ended = Ended(Arc::clone(ended));
-    let first = pieces::once(async { Ok::<_, Infallible>(": open\n\n".to_owned()) });
+    let first = pieces::once(async { Ok::<_, Infallible>(first) });
     let rest = pieces::once(async move {
         let _ended = ended;
         std::future::pending().await
@@ -183,7 +186,8 @@ async fn a_stream_ends_with_its_token_and_is_opened_again_with_a_newer_one() {
     for is_renewed_before in [true, false] {
         let ended = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ended);
-        let backend = BackendStub::start(move |asked| (asked.verb == "GET").then(|| open_stream(&count))).await;
+        let backend =
+            BackendStub::start(move |asked| (asked.verb == "GET").then(|| open_stream(&count, OPEN.to_owned()))).await;
         let server = token_server().await;
         let (_setup, gatepost) = gateway(&backend, &server, |setup| {
             on_behalf(setup);

@@ -1,4 +1,4 @@
-//! One conversation with an HTTP backend: its state, its headers, and the messages that have no response.
+//! One conversation with an HTTP backend: its state, its headers, and its messages that belong to no request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,7 +15,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
-use crate::upstream::oauth::{CallerToken, CredentialError};
+use crate::upstream::oauth::{AccessToken, CallerToken, CredentialError};
 use crate::upstream::offer::Greeting;
 use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
@@ -61,6 +61,10 @@ pub(in crate::upstream) struct HttpConnection {
     progress_tokens: Mutex<Vec<String>>,
     /// Cancelled when the connection is closed, or when the backend does not continue it.
     pub(super) ended: CancellationToken,
+    /// Cancelled when the session of its client has ended.
+    pub(super) released: CancellationToken,
+    /// The token of the last request on behalf of the caller.
+    last_token: Mutex<Option<Arc<AccessToken>>>,
 }
 
 /// The headers that identify a legacy session.
@@ -98,6 +102,7 @@ impl HttpConnection {
         caller: Option<&Arc<CallerToken>>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Self {
+        let ended = CancellationToken::new();
         Self {
             endpoint: Arc::clone(endpoint),
             era,
@@ -112,7 +117,9 @@ impl HttpConnection {
             greeting: Mutex::default(),
             declared_lists: Mutex::default(),
             progress_tokens: Mutex::default(),
-            ended: CancellationToken::new(),
+            released: ended.child_token(),
+            ended,
+            last_token: Mutex::default(),
         }
     }
 
@@ -159,8 +166,13 @@ impl HttpConnection {
         self.take_up(caller);
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
+        let is_last = caller.is_none() && self.released.is_cancelled();
         let caller = self.newest_caller().map(|newest| caller.map_or(newest, Arc::clone));
-        timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??;
+        if is_last && caller.is_some() {
+            headers.insert(header::AUTHORIZATION, self.kept_token().ok_or(CredentialError::CallerTokenEnded)?);
+        } else {
+            timer.run(self.authorize(&mut headers, caller.as_ref())).await??;
+        }
         let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
             return Ok(());
@@ -187,7 +199,7 @@ impl HttpConnection {
     }
 
     /// The token for what belongs to no message of the caller. `None`: it is not made on behalf of a caller.
-    fn newest_caller(&self) -> Option<Arc<CallerToken>> {
+    pub(super) fn newest_caller(&self) -> Option<Arc<CallerToken>> {
         self.newest.as_ref().map(|newest| Arc::clone(&newest.borrow()))
     }
 
@@ -199,18 +211,33 @@ impl HttpConnection {
         valid.ok().map(|caller| Arc::clone(&caller))
     }
 
-    /// Ends the session at the backend, in the background.
-    pub(in crate::upstream) fn close(&self) {
-        self.ended.cancel();
-        if self.era == Era::Modern || self.session().id.is_none() {
-            return;
+    /// Adds the token of a request to its `headers`, and returns it.
+    ///
+    /// # Errors
+    /// As for [`Endpoint::authorize`].
+    pub(super) async fn authorize(
+        &self,
+        headers: &mut HeaderMap,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Option<Arc<AccessToken>>, CallError> {
+        let token = self.endpoint.authorize(headers, caller).await?;
+        if caller.is_some() {
+            self.last_token.lock().clone_from(&token);
         }
-        let request = self.endpoint.client.get().delete(&self.endpoint.url);
-        let send = self.authorized(request, self.headers(&self.session(), "*/*"));
-        tokio::spawn(async move {
-            // The session is not used again, even if the backend does not get this.
-            tokio::time::timeout(SEND_TIMEOUT, send).await.ok();
-        });
+        Ok(token)
+    }
+
+    /// The credential of what ends a request or the session: the token that was used last on behalf of the caller. A
+    /// caller's token is not exchanged for it, because the caller may not be accepted any more. `None`: there is none
+    /// that is valid.
+    pub(super) fn kept_token(&self) -> Option<HeaderValue> {
+        self.last_token.lock().as_ref().filter(|token| !token.is_stale()).map(|token| token.authorization().clone())
+    }
+
+    /// The session of its client has ended. Requests that are open continue. Its stream is not read any more, and no
+    /// token of a caller is exchanged for what is left to send.
+    pub(in crate::upstream) fn release(&self) {
+        self.released.cancel();
     }
 
     pub(super) fn session(&self) -> Session {
@@ -237,32 +264,6 @@ impl HttpConnection {
         let response = request.send().await.map_err(transport_error)?;
         self.endpoint.client.note(&response);
         Ok(response)
-    }
-
-    /// Sends `request` with `headers` and the credential of the connection. The future does not borrow the connection.
-    fn authorized(
-        &self,
-        request: reqwest::RequestBuilder,
-        mut headers: HeaderMap,
-    ) -> impl Future<Output = Result<reqwest::Response, CallError>> + Send + use<> {
-        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.newest_caller());
-        async move {
-            endpoint.authorize(&mut headers, caller.as_ref()).await?;
-            request.headers(headers).send().await.map_err(transport_error)
-        }
-    }
-
-    /// Sends a message in the background.
-    pub(super) fn send_in_background(&self, message: String) {
-        let mut headers = self.headers(&self.session(), ACCEPT_ANY);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let send = self.authorized(self.endpoint.client.get().post(&self.endpoint.url).body(message), headers);
-        let alias = self.endpoint.alias.clone();
-        tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(SEND_TIMEOUT, send).await, Ok(Ok(_))) {
-                tracing::debug!(backend = alias, "could not send a message to the backend; dropped it");
-            }
-        });
     }
 
     /// Passes an event in the response stream of `request`, or in the standalone stream, to the handler of the request
@@ -314,7 +315,7 @@ impl Drop for RequestGuard<'_> {
             }
         }
         if !self.is_done && self.connection.era == Era::Legacy {
-            self.connection.send_in_background(message::cancelled(self.id));
+            self.connection.cancel(self.id);
         }
     }
 }

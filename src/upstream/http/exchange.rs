@@ -106,7 +106,7 @@ impl HttpConnection {
         };
         let caller = self.caller_of(request)?;
         let token = match self.endpoint.oauth {
-            Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller)).await??,
+            Some(_) => timer.run(self.authorize(&mut headers, caller)).await??,
             None => None,
         };
         let own = SentCredentials::default();
@@ -165,7 +165,7 @@ impl HttpConnection {
         sent: &SentCredentials,
     ) -> Result<reqwest::Response, CallError> {
         let (mut headers, caller) = (self.request_headers(session, request), request.caller.as_ref());
-        let token = self.endpoint.authorize(&mut headers, caller).await?;
+        let token = self.authorize(&mut headers, caller).await?;
         // The record names the subject of the first one.
         if token.is_some_and(|token| token.subject() != rejected.subject()) {
             return Err(self.endpoint.status_error(StatusCode::UNAUTHORIZED.as_u16(), caller));
@@ -181,7 +181,7 @@ impl HttpConnection {
         let body = Frame::new(Some(id), ping.method, None);
         let mut timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.request_headers(session, &ping);
-        if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
+        if !matches!(timer.run(self.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
             return true;
         }
         let sent = SentCredentials::default();

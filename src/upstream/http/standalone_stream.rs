@@ -80,9 +80,9 @@ impl HttpConnection {
         self.listen_requested.store(true, Ordering::Release);
         let connection = Arc::clone(self);
         tokio::spawn(async move {
-            let ended = connection.ended.clone();
+            let released = connection.released.clone();
             tokio::select! {
-                () = ended.cancelled() => {}
+                () = released.cancelled() => {}
                 () = connection.read_standalone_stream(missed) => {}
             }
         });
@@ -167,7 +167,7 @@ impl HttpConnection {
         let mut headers = self.headers(session, "text/event-stream");
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
-        self.endpoint.authorize(&mut headers, caller).await?;
+        self.authorize(&mut headers, caller).await?;
         sent.add(&self.endpoint.alias, &headers);
         let client = self.endpoint.client.get();
         client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
