@@ -99,6 +99,9 @@ pub(super) async fn apply(
     let recorded = session_end::end(core, ended);
     // A caller that is identified in another way may be another person.
     core.upstreams.end_unreachable_conversations(|owner, backend| !has_other_auth && rules.keeps(owner, backend));
+    if has_other_auth {
+        core.sessions.forget_callers();
+    }
     core.counters.set_backends(configured);
     list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
     recorded.await;

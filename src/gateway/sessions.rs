@@ -212,6 +212,13 @@ impl Sessions {
         ended
     }
 
+    /// Forgets the tokens of callers that connections keep for what belongs to no message.
+    pub(crate) fn forget_callers(&self) {
+        for session in self.all() {
+            session.connections.all().iter().for_each(|connection| connection.forget_caller());
+        }
+    }
+
     /// The open sessions.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.open.lock().by_id.values().cloned().collect()

@@ -189,6 +189,14 @@ impl UpstreamConnection {
         }
     }
 
+    /// A reload may not accept the caller's token any more that is known: what belongs to no message of the caller waits
+    /// for the token of the next one.
+    pub fn forget_caller(&self) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.forget_caller();
+        }
+    }
+
     /// The session of its client has ended. Requests that are open continue; nothing else does.
     pub fn release(&self) {
         if let TransportConnection::Http(connection) = &self.transport {

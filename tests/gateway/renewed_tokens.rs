@@ -1,5 +1,5 @@
 //! Callers that renew their tokens in a session: each message is made with its own token, and what belongs to no
-//! message with the newest one that has not ended.
+//! message with the one that ends last.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,11 +99,14 @@ async fn each_message_of_a_session_is_made_with_its_own_token() {
         assert_eq!(second.post(answer.to_string(), &[]).await.unwrap().status, 202);
         let is_answer = |asked: &ReceivedRequest| asked.message["result"]["action"] == "decline";
         until_async("the answer is there", SOON, async || ids(&backend, is_answer) == ["second"]).await;
-        // The newest token is for what has none of its own.
+        // The token that ends last is for what has none of its own.
+        let mut last = first.clone();
+        last.token = Some(token_with(&json!({"sub": "ann", "role": "admin", "jti": "last", "exp": now() + 86_400})));
+        assert_eq!(last.call(&ask.replace("ask", "t"), json!({})).await.unwrap().content(), "done");
         drop(listen(&gatepost, path, &first).await);
-        until_async("the stream is asked for", SOON, async || ids(&backend, |asked| asked.verb == "GET") == ["first"])
+        until_async("the stream is asked for", SOON, async || ids(&backend, |asked| asked.verb == "GET") == ["last"])
             .await;
-        assert_eq!(ids(&backend, |asked| asked.method() == "tools/call"), ["first"], "{path}");
+        assert_eq!(ids(&backend, |asked| asked.method() == "tools/call"), ["first", "last"], "{path}");
     }
 }
 

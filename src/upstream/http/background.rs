@@ -58,7 +58,7 @@ impl HttpConnection {
 
     /// Sends `request` in a task, with the token `kept` or with one that is requested if it is needed.
     fn spawn(&self, request: reqwest::RequestBuilder, mut headers: HeaderMap, kept: Option<HeaderValue>) {
-        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.newest_caller());
+        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.lasting_caller());
         let send = async move {
             match kept {
                 Some(token) => drop(headers.insert(header::AUTHORIZATION, token)),

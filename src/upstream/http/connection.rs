@@ -44,9 +44,9 @@ pub(in crate::upstream) struct HttpConnection {
     /// Locked while the session is initialized again.
     pub(super) initialize_lock: tokio::sync::Mutex<()>,
     pub(super) initialize_params: SharedText,
-    /// The token of the caller's last message. What belongs to no message is made with it while it has not ended.
-    /// `None`: requests are not made on behalf of a caller, or it is the gateway's own connection.
-    newest: Option<watch::Sender<Arc<CallerToken>>>,
+    /// Of the tokens of the caller's messages, the one that ends last. What belongs to no message is made with it while
+    /// it has not ended. `None`: requests are not made on behalf of a caller, or it is the gateway's own connection.
+    lasting: Option<watch::Sender<Arc<CallerToken>>>,
     /// Handles messages that belong to no request.
     pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
     /// A task reads the standalone stream.
@@ -59,10 +59,9 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) declared_lists: Mutex<Vec<&'static str>>,
     /// The progress tokens of the open requests, as JSON text.
     progress_tokens: Mutex<Vec<String>>,
-    /// Cancelled when the connection is closed, or when the backend does not continue it.
+    /// Cancelled when the connection is closed, when the session of its client has ended, or when the backend does not
+    /// continue it.
     pub(super) ended: CancellationToken,
-    /// Cancelled when the session of its client has ended.
-    pub(super) released: CancellationToken,
     /// The token of the last request on behalf of the caller.
     last_token: Mutex<Option<Arc<AccessToken>>>,
 }
@@ -102,7 +101,6 @@ impl HttpConnection {
         caller: Option<&Arc<CallerToken>>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Self {
-        let ended = CancellationToken::new();
         Self {
             endpoint: Arc::clone(endpoint),
             era,
@@ -110,15 +108,14 @@ impl HttpConnection {
             session: Mutex::default(),
             initialize_lock: tokio::sync::Mutex::default(),
             initialize_params,
-            newest: caller.map(|caller| watch::Sender::new(Arc::clone(caller))),
+            lasting: caller.map(|caller| watch::Sender::new(Arc::clone(caller))),
             listener,
             is_listening: AtomicBool::new(false),
             listen_requested: AtomicBool::new(false),
             greeting: Mutex::default(),
             declared_lists: Mutex::default(),
             progress_tokens: Mutex::default(),
-            released: ended.child_token(),
-            ended,
+            ended: CancellationToken::new(),
             last_token: Mutex::default(),
         }
     }
@@ -140,7 +137,7 @@ impl HttpConnection {
 
     /// Returns true if it is used on behalf of a caller.
     pub(in crate::upstream) fn is_on_behalf(&self) -> bool {
-        self.newest.is_some()
+        self.lasting.is_some()
     }
 
     /// Returns whether the connection cannot be used any more.
@@ -166,8 +163,8 @@ impl HttpConnection {
         self.take_up(caller);
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
-        let is_last = caller.is_none() && self.released.is_cancelled();
-        let caller = self.newest_caller().map(|newest| caller.map_or(newest, Arc::clone));
+        let is_last = caller.is_none() && self.ended.is_cancelled();
+        let caller = self.lasting_caller().map(|lasting| caller.map_or(lasting, Arc::clone));
         if is_last && caller.is_some() {
             headers.insert(header::AUTHORIZATION, self.kept_token().ok_or(CredentialError::CallerTokenEnded)?);
         } else {
@@ -185,28 +182,42 @@ impl HttpConnection {
     /// # Errors
     /// Requests on this connection are made on behalf of a caller, and this one has no token.
     pub(super) fn caller_of<'r>(&self, request: &'r Request<'_>) -> Result<Option<&'r Arc<CallerToken>>, CallError> {
-        if self.newest.is_some() && request.caller.is_none() {
+        if self.lasting.is_some() && request.caller.is_none() {
             return Err(CredentialError::NoCallerToken.into());
         }
         Ok(request.caller.as_ref())
     }
 
-    /// Takes the token of the caller's message up as the newest. Callers renew their tokens.
+    /// Takes up the token of a message of the caller, unless a known one ends later. Callers renew their tokens, and
+    /// messages with an older one may arrive after those with a newer one.
     pub(in crate::upstream) fn take_up(&self, caller: Option<&Arc<CallerToken>>) {
-        if let (Some(newest), Some(caller)) = (&self.newest, caller) {
-            newest.send_replace(Arc::clone(caller));
+        if let (Some(lasting), Some(caller)) = (&self.lasting, caller) {
+            lasting.send_if_modified(|known| {
+                let is_taken = !caller.validity().ends_before(known.validity());
+                if is_taken {
+                    known.clone_from(caller);
+                }
+                is_taken
+            });
+        }
+    }
+
+    /// A reload may not accept the known token of the caller any more: the one of the next message takes its place.
+    pub(in crate::upstream) fn forget_caller(&self) {
+        if let Some(lasting) = &self.lasting {
+            lasting.send_modify(|known| *known = Arc::new(known.ended()));
         }
     }
 
     /// The token for what belongs to no message of the caller. `None`: it is not made on behalf of a caller.
-    pub(super) fn newest_caller(&self) -> Option<Arc<CallerToken>> {
-        self.newest.as_ref().map(|newest| Arc::clone(&newest.borrow()))
+    pub(super) fn lasting_caller(&self) -> Option<Arc<CallerToken>> {
+        self.lasting.as_ref().map(|lasting| Arc::clone(&lasting.borrow()))
     }
 
     /// The same, once there is one that has not ended.
     pub(super) async fn valid_caller(&self) -> Option<Arc<CallerToken>> {
-        let mut newest = self.newest.as_ref()?.subscribe();
-        let valid = newest.wait_for(|caller| !caller.has_ended()).await;
+        let mut lasting = self.lasting.as_ref()?.subscribe();
+        let valid = lasting.wait_for(|caller| !caller.has_ended()).await;
         // The sender is a part of the connection.
         valid.ok().map(|caller| Arc::clone(&caller))
     }
@@ -237,7 +248,7 @@ impl HttpConnection {
     /// The session of its client has ended. Requests that are open continue. Its stream is not read any more, and no
     /// token of a caller is exchanged for what is left to send.
     pub(in crate::upstream) fn release(&self) {
-        self.released.cancel();
+        self.ended.cancel();
     }
 
     pub(super) fn session(&self) -> Session {
@@ -317,5 +328,36 @@ impl Drop for RequestGuard<'_> {
         if !self.is_done && self.connection.era == Era::Legacy {
             self.connection.cancel(self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::Timestamp;
+    use crate::auth::validity::Validity;
+    use crate::config;
+
+    #[tokio::test]
+    async fn what_belongs_to_no_message_is_made_with_the_token_that_ends_last() {
+        let config = config::Backend { url: Some("http://127.0.0.1:9/mcp".to_owned()), ..Default::default() };
+        let endpoint = Arc::new(Endpoint::new("far", &config).unwrap().unwrap());
+        let token = |text: &str, seconds: i64| {
+            let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
+            Arc::new(CallerToken::new("i", "ann", text, Validity::until(end)))
+        };
+        let first = token("first", 300);
+        let connection = HttpConnection::new(&endpoint, Era::Legacy, SharedText::default(), Some(&first), None);
+        let lasting = || connection.lasting_caller().unwrap().text().to_owned();
+        for (text, seconds, want) in [("newer", 600, "newer"), ("late", 300, "newer"), ("same", 900, "same")] {
+            connection.take_up(Some(&token(text, seconds)));
+            assert_eq!(lasting(), want, "{text}");
+        }
+        // After a reload the next one counts, whatever was known.
+        connection.forget_caller();
+        assert!(connection.lasting_caller().unwrap().has_ended());
+        connection.take_up(Some(&token("next", 60)));
+        assert_eq!(lasting(), "next");
+        assert!(!connection.valid_caller().await.unwrap().has_ended());
     }
 }

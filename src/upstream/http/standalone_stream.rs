@@ -80,9 +80,9 @@ impl HttpConnection {
         self.listen_requested.store(true, Ordering::Release);
         let connection = Arc::clone(self);
         tokio::spawn(async move {
-            let released = connection.released.clone();
+            let ended = connection.ended.clone();
             tokio::select! {
-                () = released.cancelled() => {}
+                () = ended.cancelled() => {}
                 () = connection.read_standalone_stream(missed) => {}
             }
         });
