@@ -15,7 +15,7 @@ use crate::common::asking_backend::messages;
 use crate::common::gatepost::{Gatepost, token_with};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
-use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, modern, stream};
+use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, held, modern, stream};
 use crate::token_server::{TokenServer, claims, issue, jwt};
 
 pub const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{}}}}"#;
@@ -215,4 +215,27 @@ async fn a_stream_ends_with_its_token_and_is_opened_again_with_a_newer_one() {
         until_async("it is opened again", SOON, async || streams() == ["first", "second"]).await;
         assert_eq!(ended.load(Ordering::SeqCst), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_opened_again_after_a_reload_with_the_token_of_a_later_message() {
+    let (breaks, broken) = tokio::sync::watch::channel(0);
+    let backend =
+        BackendStub::start(move |asked| (asked.verb == "GET").then(|| held(vec![OPEN.to_owned()], broken.clone())))
+            .await;
+    let server = token_server().await;
+    let (mut setup, gatepost) = gateway(&backend, &server, on_behalf);
+    let first = connect(&gatepost, "/mcp/far", &token("first")).await;
+    let mut last = first.clone();
+    last.token = Some(token_with(&json!({"sub": "ann", "role": "admin", "jti": "last", "exp": now() + 86_400})));
+    let _stream = listen(&gatepost, "/mcp/far", &last).await;
+    let streams = || ids(&backend, |asked| asked.verb == "GET");
+    until_async("the stream is open", SOON, async || streams() == ["last"]).await;
+    setup.set("auth.leeway", "1s");
+    setup.config_file();
+    gatepost.signal(nix::sys::signal::Signal::SIGHUP);
+    setup.wait_for_log("changed=\"auth.leeway\"");
+    assert_eq!(first.call("t", json!({})).await.unwrap().content(), "done");
+    breaks.send_replace(1);
+    until_async("it is open again", SOON, async || streams() == ["last", "first"]).await;
 }
