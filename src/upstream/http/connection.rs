@@ -64,6 +64,8 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) ended: CancellationToken,
     /// The token of the last request on behalf of the caller.
     last_token: Mutex<Option<Arc<AccessToken>>>,
+    /// The credentials that were sent in it. `None`: each request is a conversation of its own.
+    pub(super) sent: Option<Arc<SentCredentials>>,
 }
 
 /// The headers that identify a legacy session.
@@ -117,6 +119,7 @@ impl HttpConnection {
             progress_tokens: Mutex::default(),
             ended: CancellationToken::new(),
             last_token: Mutex::default(),
+            sent: (era == Era::Legacy).then(Arc::default),
         }
     }
 
@@ -170,6 +173,7 @@ impl HttpConnection {
         } else {
             timer.run(self.authorize(&mut headers, caller.as_ref())).await??;
         }
+        self.note_sent(&headers, &SentCredentials::default());
         let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
             return Ok(());
@@ -236,6 +240,15 @@ impl HttpConnection {
             self.last_token.lock().clone_from(&token);
         }
         Ok(token)
+    }
+
+    /// Adds the credentials in the `headers` of a request to those that were `sent` with it, and in the conversation.
+    pub(super) fn note_sent(&self, headers: &HeaderMap, sent: &SentCredentials) {
+        sent.add(&self.endpoint.alias, headers);
+        if let Some(conversation) = &self.sent {
+            conversation.add(&self.endpoint.alias, headers);
+            sent.join(conversation);
+        }
     }
 
     /// The credential of what ends a request or the session: the token that was used last on behalf of the caller. A

@@ -111,7 +111,7 @@ impl HttpConnection {
         };
         let own = SentCredentials::default();
         let sent = request.sent.as_deref().unwrap_or(&own);
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, sent);
         let mut guard = RequestGuard::new(self, id, request);
         let mut response = timer.run(self.post(body, headers)).await?;
         if let (Ok(refused), Some(token), Some(oauth)) = (&response, token, &self.endpoint.oauth)
@@ -170,7 +170,7 @@ impl HttpConnection {
         if token.is_some_and(|token| token.subject() != rejected.subject()) {
             return Err(self.endpoint.status_error(StatusCode::UNAUTHORIZED.as_u16(), caller));
         }
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, sent);
         self.post(Frame::new(Some(id), request.method, request.params.as_ref()), headers).await
     }
 
@@ -185,7 +185,7 @@ impl HttpConnection {
             return true;
         }
         let sent = SentCredentials::default();
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, &sent);
         let Ok(Ok(response)) = timer.run(self.post(body, headers)).await else {
             return true;
         };
@@ -230,7 +230,7 @@ impl HttpConnection {
                 events.on_stream_start();
             }
             let answer = self.read_response_stream(id, response, request, sent, timer).await;
-            return (answer.map(|answer| answer.without(sent)), SessionSign::Known);
+            return (answer.map(|answer| answer.without(sent, request.method)), SessionSign::Known);
         }
         let body = match read_body(response, timer).await {
             Ok(body) => body,
@@ -258,7 +258,7 @@ impl HttpConnection {
             Message::Response { id: found, response: Some(answer) }
                 if message::own_id(&found) == Some(id) || matches!(answer, Response::Error { .. }) =>
             {
-                Ok(with_status(answer.without(sent), status, self.era))
+                Ok(with_status(answer.without(sent, request.method), status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref())),
