@@ -189,8 +189,8 @@ impl UpstreamConnection {
         }
     }
 
-    /// A reload may not accept the known token of the caller any more: what belongs to no message of the caller waits for
-    /// the token of the next one.
+    /// A reload may not accept the known token of the caller any more: what belongs to no message of the caller waits
+    /// for the token of the next one.
     pub fn forget_caller(&self) {
         if let TransportConnection::Http(connection) = &self.transport {
             connection.forget_caller();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::backend_tokens::{bearer, gateway, on_behalf};
 use crate::common::asking_backend::messages;
-use crate::common::gatepost::{Gatepost, token_with};
+use crate::common::gatepost::{AUDIENCE, Gatepost, token_with};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, held, modern, stream};
@@ -231,10 +231,10 @@ async fn a_stream_is_opened_again_after_a_reload_with_the_token_of_a_later_messa
     let _stream = listen(&gatepost, "/mcp/far", &last).await;
     let streams = || ids(&backend, |asked| asked.verb == "GET");
     until_async("the stream is open", SOON, async || streams() == ["last"]).await;
-    setup.set("auth.leeway", "1s");
+    setup.set_toml("auth.audiences", &format!("[{AUDIENCE:?}, \"other\"]"));
     setup.config_file();
     gatepost.signal(nix::sys::signal::Signal::SIGHUP);
-    setup.wait_for_log("changed=\"auth.leeway\"");
+    setup.wait_for_log("changed=\"auth.audiences\"");
     assert_eq!(first.call("t", json!({})).await.unwrap().content(), "done");
     breaks.send_replace(1);
     until_async("it is open again", SOON, async || streams() == ["last", "first"]).await;
