@@ -58,13 +58,15 @@ impl HttpConnection {
 
     /// Sends `request` in a task, with the token `kept` or with one that is requested if it is needed.
     fn spawn(&self, request: reqwest::RequestBuilder, mut headers: HeaderMap, kept: Option<HeaderValue>) {
-        let (endpoint, caller, sent) = (Arc::clone(&self.endpoint), self.lasting_caller(), self.sent.clone());
+        let (endpoint, caller, conversation) = (Arc::clone(&self.endpoint), self.lasting_caller(), self.sent.clone());
         let send = async move {
             match kept {
                 Some(token) => drop(headers.insert(header::AUTHORIZATION, token)),
                 None => drop(endpoint.authorize(&mut headers, caller.as_ref()).await?),
             }
-            sent.iter().for_each(|sent| sent.add(&endpoint.alias, &headers));
+            if let Some(conversation) = conversation {
+                conversation.add(&endpoint.alias, &headers);
+            }
             request.headers(headers).send().await.map_err(transport_error)
         };
         let backend = self.endpoint.alias.clone();
