@@ -8,6 +8,7 @@
 //!
 //! These modules know no record, no trail, no file and no network: they turn values into bytes and back.
 
+pub mod add_checkpoint;
 pub mod checkpoint;
 pub mod cosignature;
 pub mod key;

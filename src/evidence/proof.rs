@@ -17,8 +17,8 @@ use super::text::{base64, decimal, from_base64, hash, shown};
 use super::tree::hash::PROOF_HASHES_MAX;
 use super::tree::{Hash, VerifyError, leaf_hash, verify_inclusion};
 
-/// The first line. *Spec*: C2SP tlog-proof.
-const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
+/// The first line of a proof. *Spec*: C2SP tlog-proof.
+pub const FIRST_LINE: &str = "c2sp.org/tlog-proof@v1";
 
 /// The most bytes of extra data. *Chosen*: a record of the largest size has its own file.
 pub const EXTRA_BYTES_MAX: usize = 64 * 1024;
