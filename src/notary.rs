@@ -4,7 +4,7 @@
 //! scribe -> stored tree -> notary -> memory on disk -> Postgres -> anchors
 //! ```
 //!
-//! It signs a tree only after its records are stored, and after it is certain that nobody has a later checkpoint of the
+//! It signs a tree only after its records are stored, and after Postgres has told that it has no later checkpoint of the
 //! log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it signed is in its
 //! memory on disk before anyone else sees it. No call ever waits for the notary.
 

@@ -121,7 +121,7 @@ impl Memory {
     }
 
     /// Checks that nothing contradicts what was signed: the outbox, whose tree is `tree`, and the largest checkpoint
-    /// `elsewhere` that somebody else has of its log, if there is one.
+    /// that another place (named first in `elsewhere`) has of its log, if it has one.
     ///
     /// # Errors
     /// A sentence that says what contradicts what.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::audit::record::Timestamp;
 
-/// A checkpoint as somebody has it.
+/// A checkpoint that was signed, or that a place has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchored {
     /// The number of records in its tree.
@@ -37,9 +37,9 @@ pub struct EvidenceState {
     pub signed: Option<Anchored>,
     /// Postgres and the anchors, by name.
     pub places: BTreeMap<String, PlaceState>,
-    /// Why nothing can be signed now.
+    /// The reason why nothing can be signed now.
     pub fault: Option<String>,
-    /// What contradicts a signed checkpoint: nothing is signed any more.
+    /// The contradiction to a signed checkpoint, after which nothing is signed any more.
     pub contradiction: Option<String>,
 }
 

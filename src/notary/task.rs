@@ -158,11 +158,11 @@ impl<S: CheckpointStore> Notary<S> {
     }
 }
 
-/// Why nothing is signed.
+/// The reason why nothing is signed.
 enum Refusal {
     /// Something is missing that may come.
     Fault(String),
-    /// What was signed is contradicted.
+    /// A signed checkpoint is contradicted.
     Contradiction(String),
 }
 

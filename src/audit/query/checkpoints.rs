@@ -48,20 +48,20 @@ pub struct StoredCheckpoint {
     pub note: String,
     /// When it was stored, by the database's clock.
     pub stored_at: Timestamp,
-    /// What anchors said of it.
+    /// The confirmations of anchors.
     pub anchors: Vec<StoredAnchor>,
 }
 
-/// What an anchor said of a checkpoint.
+/// The confirmation of a checkpoint by an anchor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAnchor {
     /// Its name in the configuration of the gateway.
     pub name: String,
     /// Its kind: `witness`, `tsa`, `s3` or `command`.
     pub kind: String,
-    /// What it said first, and when.
+    /// Its first answer, and when it came.
     pub first: (Vec<u8>, Timestamp),
-    /// What it said last, and when.
+    /// Its last answer, and when it came.
     pub last: (Vec<u8>, Timestamp),
 }
 

@@ -36,7 +36,7 @@ impl AnchorKind {
     }
 }
 
-/// What an anchor said of a checkpoint.
+/// The confirmation of a checkpoint by an anchor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmation {
     /// The log, named by its first epoch.

@@ -20,7 +20,7 @@ pub(super) const EVIDENCE: &[SettingSpec] = &[
         "evidence.key_file",
         ValueType::Path,
         Unset,
-        "File with the key that signs checkpoints, as `gatepost evidence keygen` makes it. Required with `origin`.",
+        "File with the key that signs checkpoints; `gatepost evidence keygen` makes one. Required with `origin`.",
     ),
     setting(
         "evidence.second_key_file",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::audit::record::Timestamp;
 use crate::notary::EvidenceState;
 
-/// Why nothing is signed now, if a state may pass.
+/// The reason why nothing is signed now, if it may pass.
 pub(super) fn unsigned(state: &EvidenceState) -> Option<String> {
     state.fault.as_ref().map(|fault| format!("no checkpoint is signed: {fault}"))
 }
