@@ -121,9 +121,12 @@ pub enum AuthError {
     /// The token is valid, but not here.
     #[error("the token is for another audience")]
     Audience,
-    /// The token may be valid, but its issuer's keys were never fetched.
+    /// The token may be valid, but its issuer's keys were never fetched, or its key may have been published since.
     #[error("the keys of the token's issuer cannot be fetched now: try again")]
-    Unavailable,
+    Unavailable {
+        /// The time until they can be fetched.
+        retry_in: Duration,
+    },
     /// The token is valid, but lacks the required scope.
     #[error("the token lacks the scope {scope}")]
     Scope {
@@ -392,7 +395,8 @@ impl Authenticator {
                 let is_known = self.keys.iter().any(|known| known.key.issuer == issuer);
                 return Err(refuse(if is_known { UNKNOWN_KEY } else { "the token is from another issuer" }).into());
             };
-            let set = published.keys(kid.as_deref()).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
+            let set = published.keys(kid.as_deref(), token).await;
+            let set = set.map_err(|issuer::NoKeysError { retry_in }| AuthError::Unavailable { retry_in })?;
             let (claims, _) = verify_by(&set.named(kid.as_deref()), algorithm, token)?;
             let key = KeySource::Published(Arc::clone(&published.place));
             (claims, key, &published.audiences, &published.claim_rules)
