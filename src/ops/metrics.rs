@@ -304,8 +304,8 @@ fn size(size: impl TryInto<u64>) -> Values {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "times are far below 2^53")]
-fn seconds(CertificateEnd(end): CertificateEnd) -> f64 {
-    end as f64
+fn seconds(end: CertificateEnd) -> f64 {
+    end.at as f64
 }
 
 impl Collector {
