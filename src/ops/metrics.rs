@@ -96,8 +96,8 @@ pub const METRICS: &[Metric] = &[
         Gauge,
         "gatepost_certificate_expiry_timestamp_seconds",
         &["certificate", "backend"],
-        "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres as seen in the last \
-         handshake with it",
+        "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres: the earliest of \
+         those in handshakes of the last hour, or that of the last handshake",
     ),
     metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
     metric(Gauge, "gatepost_records_queued", &[], "Records of the current epoch that are in memory only"),
