@@ -10,7 +10,7 @@ const TOKENS_MAX: usize = 1024;
 /// Tokens by their hash, each with the number of fetches that had begun when it was first seen; the oldest first.
 #[derive(Default)]
 pub(super) struct UnverifiedTokens {
-    /// Its secret is random: nobody can choose a token with the hash of another one.
+    /// Its secret is random: no caller can choose a token with the hash of another one.
     hasher: RandomState,
     seen: VecDeque<(u64, u64)>,
 }
