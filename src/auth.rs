@@ -187,6 +187,31 @@ impl Authenticator {
         changed.map(|(idx, _)| format!("auth.keys[{idx}]")).collect()
     }
 
+    /// Returns true if these rules accept all tokens that the `old` ones accepted, by the same keys. The roles that they
+    /// give may differ.
+    #[must_use]
+    pub fn accepts_all_of(&self, old: &Self) -> bool {
+        let has_all = |new: &[String], old: &[String]| old.iter().all(|value| new.contains(value));
+        let same_key = |one: &ConfiguredKey, other: &ConfiguredKey| {
+            let of = |known: &ConfiguredKey| (known.digest, known.key.algorithm);
+            of(one) == of(other) && (&one.key.issuer, &one.key.kid) == (&other.key.issuer, &other.key.kid)
+        };
+        let has_key = |old: &ConfiguredKey| self.keys.iter().any(|key| same_key(key, old));
+        let has_issuer = |old: &Issuer| {
+            self.published.iter().any(|issuer| {
+                (&issuer.name, &issuer.place) == (&old.name, &old.place)
+                    && old.algorithms.iter().all(|algorithm| issuer.algorithms.contains(algorithm))
+                    && has_all(&issuer.audiences, &old.audiences)
+            })
+        };
+        let tokens_path = |auth: &Self| auth.static_tokens.as_ref().map(|tokens| tokens.path().to_owned());
+        old.keys.iter().all(has_key)
+            && old.published.iter().all(has_issuer)
+            && has_all(&self.audiences, &old.audiences)
+            && (self.required_scope.is_none() || self.required_scope == old.required_scope)
+            && (old.static_tokens.is_none() || tokens_path(self) == tokens_path(old))
+    }
+
     /// Fetches each key set at a URL once, all at the same time. Returns the position of its issuer in `auth.issuers`,
     /// with the number of usable keys, or the reason why there are none, without the URL's path and query.
     pub async fn try_issuers(&self) -> Vec<(usize, Result<usize, String>)> {
@@ -278,7 +303,7 @@ impl Authenticator {
             no_role: roles.is_empty().then(|| claim_rules.no_role(claims)),
             roles,
             identity: Arc::new(claim_rules.identity(claims)),
-            credential: Credential::Token(validity, Arc::new(claim_rules.without_other_claims(verified))),
+            credential: Credential::Token(validity, Arc::new(verified)),
         };
         self.scoped(principal, is_in_scope)
     }
@@ -318,7 +343,7 @@ impl Authenticator {
                 claim_rules.roles(&token.claims)
             }
         };
-        if roles == principal.roles { Ok(()) } else { Err(Withdrawal::Roles) }
+        if principal.has_roles(&roles) { Ok(()) } else { Err(Withdrawal::Roles) }
     }
 
     /// The listed audiences, and the rules for the claims, of a token that was verified before.
@@ -406,8 +431,9 @@ impl Authenticator {
             let digest = configured.get(at).map(|known| known.digest).ok_or_else(|| refuse(UNKNOWN_KEY))?;
             (claims, KeySource::Configured(digest), &self.audiences, &self.claim_rules)
         };
-        let is_for_endpoint = !audience::is_listed(&claims, audiences);
-        if is_for_endpoint && !audience::has_audience(&claims, is_endpoint) {
+        // First: a reload may take the endpoint's URL off the list, and the token is good there nevertheless.
+        let is_for_endpoint = audience::has_audience(&claims, is_endpoint);
+        if !is_for_endpoint && !audience::is_listed(&claims, audiences) {
             return Err(AuthError::Audience);
         }
         Ok((VerifiedToken { kid, algorithm, key, is_for_endpoint, claims }, claim_rules))

@@ -144,9 +144,9 @@ impl Rules {
         self.policy.reaches(&owner.roles, backend)
     }
 
-    /// Returns true if `old` rules identify callers in another way, or by other keys.
+    /// Returns true if `old` rules accept tokens that these do not, or by other keys.
     pub(crate) fn has_other_auth(&self, old: &Self) -> bool {
-        self.policy_json.get("auth") != old.policy_json.get("auth") || !old.auth.changed_keys(&self.auth).is_empty()
+        !self.auth.accepts_all_of(&old.auth)
     }
 
     /// The most calls that may be open at `backend` at once.
