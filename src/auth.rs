@@ -187,8 +187,8 @@ impl Authenticator {
         changed.map(|(idx, _)| format!("auth.keys[{idx}]")).collect()
     }
 
-    /// Returns true if these rules accept all tokens that the `old` ones accepted, by the same keys. The roles that they
-    /// give may differ.
+    /// Returns true if these rules accept all tokens that the `old` ones accepted, by the same keys. The roles may
+    /// differ.
     #[must_use]
     pub fn accepts_all_of(&self, old: &Self) -> bool {
         let has_all = |new: &[String], old: &[String]| old.iter().all(|value| new.contains(value));

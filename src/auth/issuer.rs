@@ -8,8 +8,8 @@
 //! call that needs the running fetch waits for it.
 //!
 //! A token with an unknown `kid` is bad once a fetch that began after the token was first seen has not found the key.
-//! Until then, and while fetches fail, it may be good: no client has to believe that its token is bad because forged ones
-//! have used up the early fetches.
+//! Until then, and while fetches fail, it may be good: forged tokens that use up the early fetches make no other token
+//! bad.
 
 mod unverified;
 
