@@ -11,6 +11,7 @@ mod configuration;
 mod csv;
 mod database;
 mod digest_key;
+mod evidence;
 mod example_backend;
 mod exit;
 mod export_dir;
@@ -39,6 +40,7 @@ mod stdio;
 mod table;
 mod token;
 mod trail;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -65,6 +67,10 @@ enum Command {
     Outbox(outbox::Args),
     /// Read and verify the audit trail
     Audit(audit::Args),
+    /// Make keys that sign checkpoints, and print evidence in plain words
+    Evidence(evidence::Args),
+    /// Run a witness: it signs checkpoints of logs, each only if it continues the one before
+    Witness(witness::Args),
     /// Create or update the schema in Postgres
     Migrate(migrate::Args),
     /// Mint a development token, or hash a static one
@@ -124,7 +130,7 @@ impl Command {
             close_memory();
         }
         let mut builder = match self {
-            Self::Serve(_) | Self::Stdio(_) => tokio::runtime::Builder::new_multi_thread(),
+            Self::Serve(_) | Self::Stdio(_) | Self::Witness(_) => tokio::runtime::Builder::new_multi_thread(),
             _ => tokio::runtime::Builder::new_current_thread(),
         };
         let runtime = builder.enable_all().build().context("cannot start the runtime")?;
@@ -141,6 +147,8 @@ impl Command {
             Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
+            Self::Evidence(args) => evidence::run(&args),
+            Self::Witness(args) => gateway_process::run(async |log| witness::run(&args, &log).await).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),
             Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,

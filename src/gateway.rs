@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Digest, Outcome, RequestId, Status};
 use crate::audit::{Audit, UnavailableError};
-use crate::auth::{AuthError, Authenticator, LoadError, Principal};
+use crate::auth::{AuthError, Principal};
 use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
@@ -59,11 +59,12 @@ use call::session_end;
 use call::stream_counts::StreamCounts;
 use call::trace::Tracer;
 use drain::DrainReport;
-use fault::{Fault, ReloadError};
+use fault::Fault;
 use listener::{http, stdio, tls};
 use message::body_budget::BodyBudget;
 use message::client_address::TrustedProxies;
 use message::resource::Names;
+pub use reload::Prepared;
 use session::inflight::InFlightCalls;
 use sessions::Sessions;
 
@@ -269,31 +270,28 @@ impl Gateway {
 }
 
 impl Handle {
-    /// Applies the settings of `config` that can change without a restart, once the change is recorded as
-    /// `gateway/config` with `details` and, if it changed, the policy. The backends `changed` are added, removed or
-    /// made anew. `own` are the files that are closed to processes that are started from now on. Calls that have
-    /// arrived are decided by the old settings.
+    /// Compiles `config`, and makes its backends `changed`, without applying anything. Its files are read only here.
     ///
     /// # Errors
-    /// [`ReloadError`]: the old settings stay in force.
-    pub async fn reload(
-        &self,
-        config: &Config,
-        changed: &BTreeSet<String>,
-        own: OwnFiles,
-        details: serde_json::Value,
-    ) -> Result<(), ReloadError> {
-        let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
-        reload::apply(&self.0, config, rules, (changed, own), details).await
+    /// Every fault of the configuration.
+    pub fn prepare(&self, config: &Config, changed: &BTreeSet<String>) -> Result<Prepared, Vec<Fault>> {
+        let Parts { rules, .. } = compile(config)?;
+        Prepared::new(&self.0, config, rules, changed)
     }
 
-    /// The settings of keys whose files or variables have other contents than those in force.
+    /// Applies a prepared configuration, once the change is recorded as `gateway/config` with `details` and, if it
+    /// changed, the policy. `own` are the files that are closed to processes that are started from now on. Calls that
+    /// have arrived are decided by the old settings.
     ///
     /// # Errors
-    /// The keys, or other settings of `[auth]`, that cannot be used.
-    pub fn changed_keys(&self, config: &Config) -> Result<Vec<String>, Vec<LoadError>> {
-        let new = Authenticator::from_config(&config.auth)?;
-        Ok(self.0.rules().auth.changed_keys(&new))
+    /// [`UnavailableError`]: the change was not recorded, and the old settings stay in force.
+    pub async fn reload(
+        &self,
+        prepared: Prepared,
+        own: OwnFiles,
+        details: serde_json::Value,
+    ) -> Result<(), UnavailableError> {
+        reload::apply(&self.0, prepared, own, details).await
     }
 
     /// Forgets the tokens on behalf of callers, as each reload does.

@@ -62,9 +62,9 @@
 //! [`audit::record`], [`audit::ring`], [`audit::scribe`], [`audit::outbox`], [`audit::shipper`], then
 //! [`gateway::dispatch`], where a call enters the pipeline. `main.rs` only starts the command line.
 //!
-//! Imports go one way: `audit` never names `gateway`; `ring` and `outbox` never name each other; SQL is in
-//! `audit::sink`, `audit::query` and `audit::sql` only; redb is in `audit::outbox` only; bincode in `audit::codec`,
-//! backoff in `retry`.
+//! Imports go one way: `audit` never names `gateway`; `evidence` names only itself; `ring` and `outbox` never name each
+//! other; SQL is in `audit::sink`, `audit::query` and `audit::sql` only; redb is in `audit::outbox` only; bincode in
+//! `audit::codec`, backoff in `retry`.
 
 pub mod accept;
 pub mod audit;
@@ -76,6 +76,7 @@ pub mod config;
 pub mod connections;
 mod counts;
 pub mod escape;
+pub mod evidence;
 pub mod file_access;
 pub mod gateway;
 pub mod log;
@@ -87,3 +88,4 @@ pub mod rbac;
 pub mod retry;
 pub mod upstream;
 pub mod walls;
+pub mod witness;

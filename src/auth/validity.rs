@@ -52,6 +52,15 @@ impl Validity {
         self.left().is_some_and(|left| left.is_zero())
     }
 
+    /// Returns true if the credential ends before one that is valid for `other`.
+    #[must_use]
+    pub fn ends_before(self, other: Self) -> bool {
+        match (self.0, other.0) {
+            (Some(own), Some(other)) => own.wall < other.wall,
+            (own, other) => own.is_some() && other.is_none(),
+        }
+    }
+
     /// Waits until the credential has ended.
     ///
     /// # Cancel safety

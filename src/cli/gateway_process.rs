@@ -23,6 +23,9 @@ const HURRIED_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Exit code after a second signal. *Spec*: 128 and the number of SIGINT, as shells report it.
 const INTERRUPTED: i32 = 130;
 
+/// The rest of a gateway's work after a signal.
+pub(super) const DRAIN: &str = "waiting for open calls, then storing and delivering records";
+
 /// Runs `command` with a log on standard error, which also gets its error. Nothing is written to standard error past
 /// the log, because that would wait for its reader.
 ///
@@ -67,12 +70,13 @@ pub(super) async fn run_logged(
     })
 }
 
-/// A token that the first SIGTERM or SIGINT cancels. The second one ends the process immediately. Both act before they
-/// are logged, on a thread of their own: the second one ends a gateway even if no thread of its runtime runs any more.
+/// A token that the first SIGTERM or SIGINT cancels; `rest` is the work that is left then. The second one ends the
+/// process immediately. Both act before they are logged, on a thread of their own: the second one ends a gateway even
+/// if no thread of its runtime runs any more.
 ///
 /// # Errors
 /// The signals cannot be received.
-pub(super) fn stop_on_signal(log: &Log) -> Result<CancellationToken, GatewayError> {
+pub(super) fn stop_on_signal(log: &Log, rest: &'static str) -> Result<CancellationToken, GatewayError> {
     let failed = |source| GatewayError::Io { operation: "receive signals", source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
     let (mut terminate, mut interrupt) = {
@@ -85,9 +89,7 @@ pub(super) fn stop_on_signal(log: &Log) -> Result<CancellationToken, GatewayErro
     let wait = move || {
         runtime.block_on(either(&mut terminate, &mut interrupt));
         token.cancel();
-        tracing::info!(
-            "stopping: waiting for open calls, then storing and delivering records; a second signal ends now"
-        );
+        tracing::info!("stopping: {rest}; a second signal ends now");
         runtime.block_on(either(&mut terminate, &mut interrupt));
         tracing::error!("second signal: exiting without waiting");
         log.flush(HURRIED_FLUSH_TIMEOUT);

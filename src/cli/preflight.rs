@@ -13,7 +13,13 @@ use crate::ops::admin::socket_path_error;
 /// credentials and the environment of backends, and of files with secrets. No value of a secret is in them. Only the
 /// directory of the outbox is left out, whose faults have an exit code of their own.
 pub(super) fn faults(config: &Config) -> Vec<String> {
-    let mut faults: Vec<String> = Gateway::check(config).iter().map(ToString::to_string).collect();
+    let of_gateway = Gateway::check(config);
+    of_gateway.iter().map(ToString::to_string).chain(faults_of_trail(config)).collect()
+}
+
+/// Those of the audit trail: of all that [`Gateway::check`] does not look at.
+pub(super) fn faults_of_trail(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
     if config.audit.enabled {
         faults.extend(database::check_files(config).err());
         let sink = database::options(config).map(|options| PostgresSink::new(&options));

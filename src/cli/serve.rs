@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::usage;
 use super::gateway_error::GatewayError;
-use super::gateway_process::{run_logged, stop_on_signal};
+use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
 use super::{configuration, database, open_files, pipeline, preflight, slots};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
@@ -82,7 +82,7 @@ async fn serve(
     banner: Option<Quickstart>,
     file: Option<WatchedFile>,
 ) -> Result<(), GatewayError> {
-    let stop = stop_on_signal(log)?;
+    let stop = stop_on_signal(log, DRAIN)?;
     preflight::check(config)?;
     open_files::raise_limit(config);
     let failed = |source| GatewayError::Io { operation: "receive SIGHUP", source };

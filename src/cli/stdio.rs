@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::configuration::{TOKEN_VARIABLE, load_for_gateway};
 use super::exit::usage;
 use super::gateway_error::GatewayError;
-use super::gateway_process::{run_logged, stop_on_signal};
+use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
 use super::leftovers::Leftovers;
 use super::{command_line, opening, pipeline, preflight};
 use crate::audit::Audit;
@@ -91,7 +91,7 @@ async fn serve(
     backend: &str,
     token: TokenSource,
 ) -> Result<(), GatewayError> {
-    let stop = stop_on_signal(log)?;
+    let stop = stop_on_signal(log, DRAIN)?;
     preflight::check(config)?;
     // Before anything is opened.
     if backend != "all" && !config.backends.contains_key(backend) {

@@ -1,6 +1,5 @@
-//! The faults that the gateway finds in a configuration, and the reasons why a reload fails.
+//! The faults that the gateway finds in a configuration.
 
-use crate::audit::UnavailableError;
 use crate::upstream::EndpointError;
 
 use super::call::request_state::StateKeyError;
@@ -31,15 +30,4 @@ pub enum Fault {
     /// A backend that cannot be reached as it is configured.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-}
-
-/// The reason why a new configuration did not take effect.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The configuration has faults.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Faults(Vec<Fault>),
-    /// The change could not be recorded.
-    #[error(transparent)]
-    Unrecorded(#[from] UnavailableError),
 }

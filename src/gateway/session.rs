@@ -324,6 +324,7 @@ impl Session {
     /// Ends the general stream, and drops the connections and the pending requests of backends.
     pub fn end(&self) {
         self.general().finish(None);
+        self.connections.all().iter().for_each(|connection| connection.release());
         self.connections.retain(|_| false);
         self.server_requests.lock().clear();
     }

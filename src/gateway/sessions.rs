@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::auth::{Authenticator, Principal};
+use crate::gateway::call::rules::Rules;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::Session;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
@@ -111,6 +112,12 @@ impl Sessions {
         (session, removed)
     }
 
+    /// Returns true if the session is open.
+    #[must_use]
+    pub fn is_open(&self, id: &str) -> bool {
+        self.open.lock().by_id.contains_key(id)
+    }
+
     /// Removes the expired sessions and returns them.
     #[must_use]
     pub fn remove_expired(&self) -> EndedSessions {
@@ -141,6 +148,15 @@ impl Sessions {
         self.open.lock().remove(id);
         session.end();
         Ok(session)
+    }
+
+    /// Removes the sessions that these rules do not allow, as [`Sessions::remove_withdrawn`] and
+    /// [`Sessions::remove_unreachable`] do.
+    #[must_use]
+    pub(crate) fn remove_lost(&self, rules: &Rules) -> EndedSessions {
+        let mut ended = self.remove_withdrawn(&rules.auth);
+        ended.extend(self.remove_unreachable(&rules.policy));
+        ended
     }
 
     /// Drops the connections to backends that the roles of their sessions do not reach any more, and removes the
@@ -194,6 +210,13 @@ impl Sessions {
             }
         }
         ended
+    }
+
+    /// Forgets the tokens of callers that connections keep for what belongs to no message.
+    pub(crate) fn forget_callers(&self) {
+        for session in self.all() {
+            session.connections.all().iter().for_each(|connection| connection.forget_caller());
+        }
     }
 
     /// The open sessions.

@@ -188,6 +188,21 @@ impl UpstreamConnection {
             connection.listen();
         }
     }
+
+    /// A reload may not accept the known token of the caller any more: what belongs to no message of the caller waits
+    /// for the token of the next one.
+    pub fn forget_caller(&self) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.forget_caller();
+        }
+    }
+
+    /// The session of its client has ended. Requests that are open continue; nothing else does.
+    pub fn release(&self) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.release();
+        }
+    }
 }
 
 impl Drop for UpstreamConnection {

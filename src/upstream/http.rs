@@ -9,6 +9,7 @@
 //! may have had an effect is never sent twice. A response stream that breaks is resumed if the backend has given its
 //! events ids. If the backend turns out to speak the other era, the connection ends, and the next one uses that era.
 
+mod background;
 mod client;
 mod configured_headers;
 mod connection;

@@ -38,13 +38,16 @@ impl Response {
         Self::Result(Object::owned(json))
     }
 
-    /// The response as it is relayed: an error or a question without the credentials `sent`, another result as it is.
-    pub(super) fn without(self, sent: &SentCredentials) -> Self {
+    /// The response to a request of `method` as it is relayed: an error, a question or a handshake without the
+    /// credentials `sent`, another result as it is.
+    pub(super) fn without(self, sent: &SentCredentials, method: &str) -> Self {
         if sent.is_empty() {
             return self;
         }
         match self {
-            Self::Result(result) if result.has("resultType", "\"input_required\"") => {
+            Self::Result(result)
+                if matches!(method, "initialize" | DISCOVER) || result.has("resultType", "\"input_required\"") =>
+            {
                 Self::result(&sent.redacted_json(result.text()))
             }
             Self::Result(_) => self,
@@ -396,8 +399,12 @@ mod tests {
         sent.add("far", &HeaderMap::from_iter([(axum::http::HeaderName::from_static("x-key"), key)]));
         let by = "[credential of backend far]";
         let result = Response::result(r#"{"x":"hunter2"}"#);
-        assert_eq!(result.clone().without(&sent), result);
-        assert_eq!(Response::error(-1, "hunter2", Some(401)).without(&sent), Response::error(-1, by, Some(401)));
+        assert_eq!(result.clone().without(&sent, "tools/call"), result);
+        for method in ["initialize", DISCOVER] {
+            assert_eq!(result.clone().without(&sent, method), Response::result(&format!(r#"{{"x":"{by}"}}"#)));
+        }
+        let error = |text: &str| Response::error(-1, text, Some(401));
+        assert_eq!(error("hunter2").without(&sent, "tools/call"), error(by));
         let event = |text: &str| Event {
             method: text.to_owned(),
             id: Some("7".to_owned()),

@@ -61,8 +61,8 @@ impl Backend {
     /// Ends the conversations of callers without a session for which `is_kept` is false. Forgets all tokens on behalf
     /// of callers.
     pub(super) fn end_unreachable_conversations(&self, is_kept: impl Fn(&Owner) -> bool) {
-        self.forget_exchanged(true);
         let ended = self.conversations.end_where(|owner| !is_kept(owner));
+        self.forget_exchanged(true);
         if ended > 0 {
             tracing::info!(backend = self.alias, ended, "ended conversations of callers that may not use the backend");
         }

@@ -1,25 +1,34 @@
-//! The credentials that were sent to a backend with one request, and their removal from what the backend says.
+//! The credentials that were sent to a backend, with one request or in one conversation, and their removal from what
+//! the backend says.
 //!
-//! A backend may repeat a credential in the text of an error, to help its operator. I8: the errors and questions of a
-//! backend are relayed, recorded and logged without it. A result reaches its caller as it is, and its record has it
-//! without.
+//! A backend may repeat a credential in the text of an error, to help its operator. I8: the errors, questions and
+//! handshakes of a backend are relayed, recorded and logged without it. Another result reaches its caller as it is, and
+//! its record has it without.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
 use crate::audit::redact::RedactedValues;
 
-/// The credentials that were sent to one backend with one request. The `Debug` output contains none.
+/// Most credentials that are kept, those that were sent last. *Chosen*: an older token has ended, and each session of a
+/// client keeps them.
+const KEPT_MAX: usize = 16;
+
+/// The credentials that were sent to one backend with one request, or in one conversation. The `Debug` output contains
+/// none.
 #[derive(Default)]
 pub struct SentCredentials(Mutex<Sent>);
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Sent {
     backend: String,
     values: Vec<HeaderValue>,
+    /// Those of the conversation of the request.
+    conversation: Option<Arc<SentCredentials>>,
 }
 
 impl SentCredentials {
@@ -29,42 +38,60 @@ impl SentCredentials {
         if secrets.peek().is_some() {
             let mut sent = self.0.lock();
             backend.clone_into(&mut sent.backend);
-            sent.values.extend(secrets.cloned());
+            for secret in secrets {
+                sent.values.retain(|known| known != secret);
+                sent.values.push(secret.clone());
+            }
+            // I6: their number is bounded.
+            let excess = sent.values.len().saturating_sub(KEPT_MAX);
+            sent.values.drain(..excess);
         }
     }
 
-    /// Returns true if the request had no credential.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.lock().values.is_empty()
+    /// The request is made in this `conversation`: the backend may repeat what was sent in it before.
+    pub(super) fn join(&self, conversation: &Arc<Self>) {
+        self.0.lock().conversation = Some(Arc::clone(conversation));
     }
 
-    /// The values to look for; `None`: no credential was sent.
-    fn values(&self) -> Option<RedactedValues> {
-        let Sent { backend, values } = self.0.lock().clone();
-        let texts = values.iter().filter_map(|value| value.to_str().ok());
+    /// Returns true if there is no credential.
+    pub(super) fn is_empty(&self) -> bool {
+        let sent = self.0.lock();
+        sent.values.is_empty() && sent.conversation.as_ref().is_none_or(|conversation| conversation.is_empty())
+    }
+
+    /// The values to look for.
+    fn values(&self) -> RedactedValues {
+        let sent = self.0.lock();
+        let earlier = sent.conversation.as_ref().map(|conversation| conversation.0.lock().values.clone());
+        let texts = sent.values.iter().chain(earlier.iter().flatten()).filter_map(|value| value.to_str().ok());
         // `Bearer x` is also looked for as `x`.
         let texts = texts.flat_map(|text| [Some(text), text.split_once(' ').map(|(_, secret)| secret.trim())]);
-        let found = RedactedValues::replaced_by(format!("[credential of backend {backend}]"), texts.flatten());
-        (!found.is_empty()).then_some(found)
+        RedactedValues::replaced_by(format!("[credential of backend {}]", sent.backend), texts.flatten())
     }
 
     /// Returns `text` with each occurrence of a credential replaced, however it is escaped.
     #[must_use]
     pub fn redacted<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some(values) = self.values() else { return Cow::Borrowed(text) };
-        match values.replaced_in_text(text) {
-            Cow::Borrowed(_) => Cow::Borrowed(text),
-            Cow::Owned(text) => Cow::Owned(text),
-        }
+        self.replaced(text, RedactedValues::replaced_in_text)
     }
 
     /// The same for JSON text, which stays valid.
     #[must_use]
     pub fn redacted_json<'t>(&self, json: &'t str) -> Cow<'t, str> {
-        let Some(values) = self.values() else { return Cow::Borrowed(json) };
-        match values.replaced_in_json(json) {
-            Cow::Borrowed(_) => Cow::Borrowed(json),
-            Cow::Owned(json) => Cow::Owned(json),
+        self.replaced(json, RedactedValues::replaced_in_json)
+    }
+
+    fn replaced<'t>(
+        &self,
+        text: &'t str,
+        replace: impl for<'v> Fn(&'v RedactedValues, &'v str) -> Cow<'v, str>,
+    ) -> Cow<'t, str> {
+        if self.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        match replace(&self.values(), text) {
+            Cow::Borrowed(_) => Cow::Borrowed(text),
+            Cow::Owned(text) => Cow::Owned(text),
         }
     }
 }
@@ -108,6 +135,29 @@ mod tests {
         let json = r#"{"hunter2":["a\/b+c==",1.0]}"#;
         assert_eq!(sent().redacted_json(json), format!(r#"{{"{by}":["{by}",1.0]}}"#));
         assert!(!format!("{:?}", sent()).contains("hunter2"));
+    }
+
+    #[test]
+    fn i8_a_request_knows_the_credentials_of_its_conversation_and_their_number_is_bounded() {
+        let key = |text: &str| {
+            let mut value = HeaderValue::from_str(text).unwrap();
+            value.set_sensitive(true);
+            HeaderMap::from_iter([(axum::http::header::AUTHORIZATION, value)])
+        };
+        let (conversation, request) = (Arc::new(SentCredentials::default()), SentCredentials::default());
+        request.join(&conversation);
+        assert!(request.is_empty());
+        conversation.add("far", &key("Bearer earlier"));
+        request.add("far", &key("Bearer own-token"));
+        conversation.add("far", &key("Bearer later"));
+        assert_eq!(request.redacted("earlier own-token later"), ["[credential of backend far]"; 3].join(" "));
+        for number in 0..KEPT_MAX {
+            conversation.add("far", &key(&format!("Bearer token-{number}")));
+            conversation.add("far", &key("Bearer earlier"));
+        }
+        assert_eq!(conversation.0.lock().values.len(), KEPT_MAX);
+        let both = "earlier token-0";
+        assert_eq!(conversation.redacted(both), "[credential of backend far] token-0", "those that were sent last");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 #[path = "../common"]
 mod common {
     pub mod checked;
+    pub mod made_log;
     pub mod rng;
 }
 
@@ -27,6 +28,7 @@ mod schedules;
 mod seeded_faults;
 mod sim_disk;
 mod simulation;
+mod witness;
 
 /// The ring and the scribe, compiled against shuttle, see [`schedules`].
 #[allow(dead_code, unused_imports, reason = "each schedule uses a part of these sources")]

@@ -1,15 +1,19 @@
 //! Backends that repeat the credentials that they were called with: these are in no record, log line or metric, and in
 //! no error or question. A result reaches its caller as it is.
 
+use std::sync::{Arc, Mutex};
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::backend_tokens::{on_behalf, records, subject_token};
+use crate::backend_tokens::{bearer, done, gateway, on_behalf, records, subject_token};
 use crate::common::asking_backend::messages;
-use crate::common::gatepost::{Gatepost, Setup, token, write_secret};
+use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
 use crate::common::mcp::{Client, Era};
+use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, json_body, modern, result, stream};
+use crate::renewed_tokens::{listen, open_stream};
 use crate::token_server::TokenServer;
 
 const KEY: &str = "hunter2/of+the=operator";
@@ -174,5 +178,83 @@ async fn i8_an_exchanged_token_that_a_backend_repeats_is_written_nowhere() {
         };
         nothing_is_written(era, configure, &server, &subject_token("ann")).await;
         assert!(server.requests().iter().any(crate::token_server::TokenRequest::is_exchange));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_question_on_a_sessions_stream_loses_every_token_of_the_conversation() {
+    let called = Arc::new(Mutex::new(Vec::<String>::new()));
+    let known = Arc::clone(&called);
+    let backend = BackendStub::start(move |asked| match (asked.verb.as_str(), asked.method()) {
+        ("POST", "tools/call") => {
+            known.lock().unwrap().push(bearer(asked).to_owned());
+            None
+        }
+        ("GET", _) => {
+            let text = format!("you are {} and {}", known.lock().unwrap().join(" or "), bearer(asked));
+            let question = json!({"jsonrpc": "2.0", "id": 7, "method": "elicitation/create", "params": {
+                "message": text, "requestedSchema": {"type": "object", "properties": {}}}});
+            Some(open_stream(&Arc::default(), event(&question.to_string())))
+        }
+        _ => None,
+    })
+    .await;
+    let server = TokenServer::start(|_| None).await;
+    let (setup, gatepost) = gateway(&backend, &server, on_behalf);
+    let mut client =
+        Client::connect(&format!("{}/mcp/far", gatepost.url()), Era::Legacy, Some(&subject_token("ann"))).await;
+    for id in ["a", "b"] {
+        client.token = Some(token_with(&json!({"sub": "ann", "role": "admin", "jti": id})));
+        done(&client).await;
+    }
+    let mut stream = listen(&gatepost, "/mcp/far", &client).await;
+    let mut text = String::new();
+    while !text.contains("elicitation/create") {
+        text.push_str(&String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()));
+    }
+    let called = called.lock().unwrap().clone();
+    assert!(called.len() == 2 && called[0] != called[1], "{called:?}");
+    assert!(text.contains(&format!("{REPLACED} or {REPLACED} and {REPLACED}")), "{text}");
+    drop(stream);
+    let answer = json!({"jsonrpc": "2.0", "id": messages(&text)[0]["id"], "result": {"action": "decline"}});
+    assert_eq!(client.post(answer.to_string(), &[]).await.unwrap().status, 202);
+    for (name, bytes) in written(&setup, gatepost) {
+        for token in &called {
+            assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()), "{token} is in {name}");
+        }
+    }
+}
+
+/// A server may greet with the headers that it got.
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_handshake_loses_the_credentials_that_the_backend_repeats() {
+    let backend = BackendStub::start(|asked| {
+        let instructions = echo(asked);
+        let info = json!({"name": "far", "version": "1"});
+        let hello = json!({"protocolVersion": "2025-11-25", "supportedVersions": ["2026-07-28"], "isError": true,
+            "capabilities": {"tools": {}}, "serverInfo": info, "instructions": instructions});
+        match asked.method() {
+            "initialize" | "server/discover" => Some(result(asked, &hello.to_string())),
+            _ => None,
+        }
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        let key = setup.dir().join("api-key");
+        write_secret(&key, KEY);
+        setup.set("backends.far.header_file.X-Api-Key", key.to_str().unwrap());
+    });
+    for path in ["/mcp/far", "/mcp"] {
+        for (era, method) in [(Era::Legacy, "initialize"), (Era::Modern, "server/discover")] {
+            let client = Client::unconnected(&format!("{}{path}", gatepost.url()), era, Some(&token("admin")));
+            let info = json!({"name": "c", "version": "1"});
+            let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
+            until_async("the backend has greeted", SOON, async || {
+                let reply = client.request(method, params.clone()).await.unwrap();
+                assert!(!reply.text.contains(KEY), "{path} {method}: {}", reply.text);
+                reply.text.contains(REPLACED)
+            })
+            .await;
+        }
     }
 }

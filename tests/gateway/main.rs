@@ -73,3 +73,4 @@ mod token_server;
 mod tool_rules;
 mod traces;
 mod walls;
+mod withdrawn_callers;

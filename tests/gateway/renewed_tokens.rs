@@ -1,5 +1,5 @@
 //! Callers that renew their tokens in a session: each message is made with its own token, and what belongs to no
-//! message with the newest one that has not ended.
+//! message with the one that ends last.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use crate::backend_tokens::{bearer, gateway, on_behalf};
 use crate::common::asking_backend::messages;
-use crate::common::gatepost::{Gatepost, token_with};
+use crate::common::gatepost::{AUDIENCE, Gatepost, token_with};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
-use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, modern, stream};
+use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, held, modern, stream};
 use crate::token_server::{TokenServer, claims, issue, jwt};
 
-const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{}}}}"#;
+pub const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{}}}}"#;
 
 /// The token `id` of ann.
 fn token(id: &str) -> String {
@@ -64,7 +64,7 @@ async fn connect(gatepost: &Gatepost, path: &str, token: &str) -> Client {
 }
 
 /// Opens the session's stream of messages that belong to no request.
-async fn listen(gatepost: &Gatepost, path: &str, client: &Client) -> reqwest::Response {
+pub async fn listen(gatepost: &Gatepost, path: &str, client: &Client) -> reqwest::Response {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let request = http.get(format!("{}{path}", gatepost.url())).bearer_auth(client.token.as_ref().unwrap());
     let request = request.header("mcp-session-id", client.session.as_deref().unwrap());
@@ -99,11 +99,14 @@ async fn each_message_of_a_session_is_made_with_its_own_token() {
         assert_eq!(second.post(answer.to_string(), &[]).await.unwrap().status, 202);
         let is_answer = |asked: &ReceivedRequest| asked.message["result"]["action"] == "decline";
         until_async("the answer is there", SOON, async || ids(&backend, is_answer) == ["second"]).await;
-        // The newest token is for what has none of its own.
+        // The token that ends last is for what has none of its own.
+        let mut last = first.clone();
+        last.token = Some(token_with(&json!({"sub": "ann", "role": "admin", "jti": "last", "exp": now() + 86_400})));
+        assert_eq!(last.call(&ask.replace("ask", "t"), json!({})).await.unwrap().content(), "done");
         drop(listen(&gatepost, path, &first).await);
-        until_async("the stream is asked for", SOON, async || ids(&backend, |asked| asked.verb == "GET") == ["first"])
+        until_async("the stream is asked for", SOON, async || ids(&backend, |asked| asked.verb == "GET") == ["last"])
             .await;
-        assert_eq!(ids(&backend, |asked| asked.method() == "tools/call"), ["first"], "{path}");
+        assert_eq!(ids(&backend, |asked| asked.method() == "tools/call"), ["first", "last"], "{path}");
     }
 }
 
@@ -158,6 +161,9 @@ async fn the_list_for_the_headers_of_a_call_is_read_with_the_token_of_the_call()
     assert_eq!(ids(&backend, |asked| asked.method() == "tools/list"), ["second"]);
 }
 
+/// A piece of a stream that is no message.
+pub const OPEN: &str = ": open\n\n";
+
 /// Counts the streams that have ended.
 struct Ended(Arc<AtomicUsize>);
 
@@ -167,10 +173,10 @@ impl Drop for Ended {
     }
 }
 
-/// A stream that stays open until the gateway closes it.
-fn open_stream(ended: &Arc<AtomicUsize>) -> Response {
+/// A stream that stays open after its `first` piece until the gateway closes it.
+pub fn open_stream(ended: &Arc<AtomicUsize>, first: String) -> Response {
     let ended = Ended(Arc::clone(ended));
-    let first = pieces::once(async { Ok::<_, Infallible>(": open\n\n".to_owned()) });
+    let first = pieces::once(async { Ok::<_, Infallible>(first) });
     let rest = pieces::once(async move {
         let _ended = ended;
         std::future::pending().await
@@ -183,7 +189,8 @@ async fn a_stream_ends_with_its_token_and_is_opened_again_with_a_newer_one() {
     for is_renewed_before in [true, false] {
         let ended = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ended);
-        let backend = BackendStub::start(move |asked| (asked.verb == "GET").then(|| open_stream(&count))).await;
+        let backend =
+            BackendStub::start(move |asked| (asked.verb == "GET").then(|| open_stream(&count, OPEN.to_owned()))).await;
         let server = token_server().await;
         let (_setup, gatepost) = gateway(&backend, &server, |setup| {
             on_behalf(setup);
@@ -208,4 +215,27 @@ async fn a_stream_ends_with_its_token_and_is_opened_again_with_a_newer_one() {
         until_async("it is opened again", SOON, async || streams() == ["first", "second"]).await;
         assert_eq!(ended.load(Ordering::SeqCst), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_opened_again_after_a_reload_with_the_token_of_a_later_message() {
+    let (breaks, broken) = tokio::sync::watch::channel(0);
+    let backend =
+        BackendStub::start(move |asked| (asked.verb == "GET").then(|| held(vec![OPEN.to_owned()], broken.clone())))
+            .await;
+    let server = token_server().await;
+    let (mut setup, gatepost) = gateway(&backend, &server, on_behalf);
+    let first = connect(&gatepost, "/mcp/far", &token("first")).await;
+    let mut last = first.clone();
+    last.token = Some(token_with(&json!({"sub": "ann", "role": "admin", "jti": "last", "exp": now() + 86_400})));
+    let _stream = listen(&gatepost, "/mcp/far", &last).await;
+    let streams = || ids(&backend, |asked| asked.verb == "GET");
+    until_async("the stream is open", SOON, async || streams() == ["last"]).await;
+    setup.set_toml("auth.audiences", &format!("[{AUDIENCE:?}, \"other\"]"));
+    setup.config_file();
+    gatepost.signal(nix::sys::signal::Signal::SIGHUP);
+    setup.wait_for_log("changed=\"auth.audiences\"");
+    assert_eq!(first.call("t", json!({})).await.unwrap().content(), "done");
+    breaks.send_replace(1);
+    until_async("it is open again", SOON, async || streams() == ["last", "first"]).await;
 }

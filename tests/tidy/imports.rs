@@ -30,7 +30,7 @@ const FORBIDDEN_BY_LAYOUT: [(&str, &str); 5] =
     [("upstream", "gateway"), ("auth", "gateway"), ("auth", "upstream"), ("rbac", "gateway"), ("rbac", "upstream")];
 
 /// Modules that name nothing of the crate but themselves.
-const SELF_CONTAINED: [&str; 1] = ["mcp"];
+const SELF_CONTAINED: [&str; 2] = ["mcp", "evidence"];
 
 /// The folders of `gateway`, in the order in which a request passes. A folder names only itself, folders after it, and
 /// files directly in `gateway/` that are not a folder's.

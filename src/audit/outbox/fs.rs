@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::StorageBackend;
 use rustix::fs::OFlags;
@@ -65,6 +65,31 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// # Errors
     /// Any I/O error.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// Creates `dir` if it does not exist, and makes its name durable. The name is synced even if the directory exists,
+/// because an earlier process may have ended before it did so.
+///
+/// # Errors
+/// Any I/O error.
+pub(crate) fn create_durable_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => path.to_owned(),
+    };
+    let missing = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
+    let created_in: Vec<_> = missing.take_while(|path| fs.identity(path).is_err()).map(parent).collect();
+    fs.create_dir(dir)?;
+    // The first is the parent of `dir` itself, which is synced below.
+    for parent in created_in.iter().skip(1) {
+        fs.sync_dir(parent)?;
+    }
+    match fs.sync_dir(&parent(dir)) {
+        // If this user may not read the parent, another user created the directory and its name is not ours to sync.
+        Err(error) if created_in.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 /// The real file system.

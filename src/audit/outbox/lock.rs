@@ -22,11 +22,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// The lock, held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(crate) struct Lock(File);
 
 /// The lock could not be taken.
 #[derive(Debug)]
-pub(super) enum LockError {
+pub(crate) enum LockError {
     /// Another process holds it. The text is what that process wrote into the file.
     Held(String),
     /// The lock file cannot be created, locked or read.
@@ -35,7 +35,7 @@ pub(super) enum LockError {
 
 impl Lock {
     /// Takes the lock of `dir`. Waits only for a moment, for processes that look at the lock.
-    pub(super) fn take(dir: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(LOCK_NAME);
         let mut options = OpenOptions::new();
         let mut file = options

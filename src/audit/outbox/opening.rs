@@ -1,7 +1,6 @@
 //! Opening the directory: what the previous epoch left, and the start of the next one.
 
 use std::cmp::Ordering;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use super::damage_log::{FoundDamage, describe, described};
 use super::delivered_note::DeliveredNote;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
-use super::fs::Fs;
+use super::fs::{Fs, create_durable_dir};
 use super::generation::{Carried, FileMeta, FileSpan, Generation};
 use super::keep::Keep;
 use super::lock::{Lock, LockError};
@@ -77,7 +76,7 @@ impl Opening {
     /// # Errors
     /// See [`OutboxError`]. Nothing was begun.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, OutboxError> {
-        create_dir(fs.as_ref(), dir).map_err(OutboxError::io("create directory", dir))?;
+        create_durable_dir(fs.as_ref(), dir).map_err(OutboxError::io("create directory", dir))?;
         let mut lock = Lock::take(dir).map_err(|error| match error {
             LockError::Held(holder) => OutboxError::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => OutboxError::io("lock", dir)(source),
@@ -305,26 +304,4 @@ fn open_calls(newest: &Generation, dir: &Path) -> Result<Vec<Call>, OutboxError>
         codec::decode_intent(&frame).map_err(broken)
     };
     newest.intents()?.into_iter().map(decode).collect()
-}
-
-/// Creates `dir` if it does not exist, and makes its name durable. The name is synced even if the directory exists,
-/// because an earlier process may have ended before it did so.
-fn create_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
-    let parent = |path: &Path| match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        Some(_) => PathBuf::from("."),
-        None => path.to_owned(),
-    };
-    let missing = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
-    let created_in: Vec<_> = missing.take_while(|path| fs.identity(path).is_err()).map(parent).collect();
-    fs.create_dir(dir)?;
-    // The first is the parent of `dir` itself, which is synced below.
-    for parent in created_in.iter().skip(1) {
-        fs.sync_dir(parent)?;
-    }
-    match fs.sync_dir(&parent(dir)) {
-        // If this user may not read the parent, another user created the directory and its name is not ours to sync.
-        Err(error) if created_in.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        result => result,
-    }
 }

@@ -19,7 +19,6 @@ use crate::cli::pipeline::config_text;
 use crate::cli::preflight;
 use crate::config::{Config, Difference, Loaded, Settings};
 use crate::gateway::Handle;
-use crate::gateway::fault::ReloadError;
 use crate::walls::OwnFiles;
 
 /// Interval between checks of the file. *Chosen*: an edit takes effect while its author waits.
@@ -103,20 +102,20 @@ impl Reloader {
         if let Err(fault) = loaded.check_file(|access| access) {
             return reject(trigger, &[fault]);
         }
-        let faults = preflight::faults(&loaded.config);
-        if !faults.is_empty() {
-            return reject(trigger, &faults);
-        }
+        let Difference { reloaded: mut changed, backends, .. } = self.loaded.settings.difference(&loaded.settings);
+        let mut faults = preflight::faults_of_trail(&loaded.config);
+        let prepared = self.gateway.prepare(&loaded.config, &backends);
+        let prepared = prepared.map_err(|found| faults.extend(found.iter().map(ToString::to_string)));
+        let prepared = match prepared {
+            Ok(prepared) if faults.is_empty() => prepared,
+            _ => return reject(trigger, &faults),
+        };
         let restart = self.started.difference(&loaded.settings).restart;
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed settings take effect at the next start");
         }
-        let Difference { reloaded: mut changed, backends, .. } = self.loaded.settings.difference(&loaded.settings);
         changed.extend(self.loaded.config.changed_pins(&loaded.config));
-        match self.gateway.changed_keys(&loaded.config) {
-            Ok(keys) => changed.extend(keys),
-            Err(faults) => return reject(trigger, &faults),
-        }
+        changed.extend_from_slice(prepared.changed_keys());
         changed.sort();
         let changed = sections(&changed);
         if changed.is_empty() {
@@ -141,15 +140,14 @@ impl Reloader {
         });
         // What needs a restart is still in use as it was, and so is what a replaced backend has.
         let own = self.own.with(OwnFiles::of(&loaded.config, [self.path.as_path()]));
-        match self.gateway.reload(&loaded.config, &backends, own.clone(), details).await {
+        match self.gateway.reload(prepared, own.clone(), details).await {
             Ok(()) => {
                 self.own = own;
                 open_files::raise_limit(&loaded.config);
                 tracing::info!(trigger, changed = changed.join(", "), "configuration reloaded");
                 (self.loaded, self.recorded) = (loaded, file_digest);
             }
-            Err(ReloadError::Faults(faults)) => reject(trigger, &faults),
-            Err(ReloadError::Unrecorded(error)) => {
+            Err(error) => {
                 tracing::error!(%error, "cannot record the new configuration; keeping the old one and retrying");
                 self.stamp = None;
             }

@@ -12,7 +12,9 @@ use crate::gateway::session::Session;
 use crate::mcp::capabilities::{self, announced_without_tasks};
 use crate::mcp::json;
 use crate::mcp::names::SEPARATOR;
-use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, META_SERVER, MODERN_VERSION};
+use crate::mcp::protocol::{
+    Era, INVALID_REQUEST, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, META_SERVER, MODERN_VERSION,
+};
 use crate::upstream::{Backend, CallError, LOGGING, Response};
 
 /// Longest instructions at the endpoint of all backends, in bytes. *Chosen*: a model reads them each time.
@@ -24,14 +26,23 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
     let params = ctx.params.text(&[]);
     let per_principal_max = ctx.rules.limits.sessions_per_principal;
     let sessions = &ctx.core.sessions;
-    let (session, ended) =
+    let (session, mut ended) =
         sessions.open(&ctx.principal, &ctx.inbound.scope, params.as_deref().unwrap_or("{}"), per_principal_max);
+    // I10: a reload since the request was decided has not seen the session.
+    let rules = ctx.core.rules();
+    if !Arc::ptr_eq(&rules, &ctx.rules) {
+        ended.extend(sessions.remove_lost(&rules));
+    }
     session_end::end(ctx.core, ended).await;
     entry.session = Some(session.id.clone());
     if let Some(stream) = &ctx.stream {
         stream.set_new_session(&session.id);
     }
     let sourced = match ctx.only_backend() {
+        _ if !sessions.is_open(&session.id) => {
+            let message = "the session ended while it was opened: initialize again";
+            Sourced::Gateway(Response::error(INVALID_REQUEST, message, None))
+        }
         None => match ctx.inbound.scope.backend() {
             None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
             // A reload has just removed it.

@@ -24,6 +24,7 @@ use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::stream_counts::OpenStreamGuard;
 use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
@@ -288,9 +289,11 @@ async fn notify_policy_changes(
 ) {
     let mut changes = ctx.core.policy.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
+    // The only backend was there when the subscription was decided on.
+    let is_gone = backends.is_empty() && ctx.inbound.scope != Scope::All;
     loop {
         let now = ctx.core.rules();
-        if !ctx.backends().map(|backend| Arc::as_ptr(&backend)).eq(backends.iter().map(Arc::as_ptr)) {
+        if is_gone || !ctx.backends().map(|backend| Arc::as_ptr(&backend)).eq(backends.iter().map(Arc::as_ptr)) {
             for method in filter.lists() {
                 notify(method);
             }

@@ -144,9 +144,9 @@ impl Rules {
         self.policy.reaches(&owner.roles, backend)
     }
 
-    /// Returns true if `old` rules accept tokens that these do not, or by other keys.
-    pub(crate) fn has_other_auth(&self, old: &Self) -> bool {
-        !self.auth.accepts_all_of(&old.auth)
+    /// Returns true if `old` rules state another `[auth]`. The contents of key files are not part of it.
+    pub(crate) fn states_other_auth(&self, old: &Self) -> bool {
+        self.policy_json.get("auth") != old.policy_json.get("auth")
     }
 
     /// The most calls that may be open at `backend` at once.

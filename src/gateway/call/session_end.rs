@@ -26,8 +26,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 /// capacity.
 const RECORDS_AT_ONCE: usize = 64;
 
-/// Ends the sessions, and records the end of each.
-pub(crate) async fn end(core: &Core, ended: EndedSessions) {
+/// Ends the sessions at once. The future records the end of each.
+pub(crate) fn end(core: &Core, ended: EndedSessions) -> impl Future<Output = ()> {
     for (session, _) in &ended {
         session.end();
     }
@@ -45,7 +45,7 @@ pub(crate) async fn end(core: &Core, ended: EndedSessions) {
             tracing::error!(%error, session, "cannot record the end of a session; ending it nevertheless");
         }
     };
-    futures_util::stream::iter(ended).for_each_concurrent(RECORDS_AT_ONCE, record).await;
+    futures_util::stream::iter(ended).for_each_concurrent(RECORDS_AT_ONCE, record)
 }
 
 /// Ends expired sessions until the gateway stops.

@@ -1,8 +1,9 @@
 //! Refusals of single stages, and their records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
     let role = |allow: &str| Role { allow: vec![allow.to_owned()], ..Role::default() };
     let backend = Backend {
         command: vec!["/nonexistent/program".to_owned()],
-        call_timeout: std::time::Duration::from_secs(1),
+        call_timeout: Duration::from_secs(1),
         ..Backend::default()
     };
     let mut config = Config {
@@ -63,8 +64,8 @@ fn recorded(entry: &AuditEntry<'_>) -> Call {
     entry.recorded_call(&RecordKey::from_bytes([0; 32]), true, &entry.named())
 }
 
-/// The refusal of a valid message of a caller with `role`, and its record.
-async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal, Call) {
+/// A valid message of a caller with `role`.
+fn parsed<'a>(core: &'a Core, inbound: &'a InboundRequest, role: &str) -> Parsed<'a> {
     let body = inbound.body.get().unwrap();
     let incoming = envelope::parse_text(body).unwrap();
     let principal = Principal {
@@ -76,13 +77,18 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         no_role: None,
         identity: std::sync::Arc::default(),
     };
+    Parsed { core, inbound, principal, body, incoming }
+}
+
+/// The refusal of a valid message of a caller with `role`, and its record.
+async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal, Call) {
+    let parsed = parsed(core, inbound, role);
     let mut entry = AuditEntry::new(core.rules(), inbound);
-    entry.caller = principal.caller_with_all_roles();
-    if let Incoming::Message(message) = &incoming {
+    entry.caller = parsed.principal.caller_with_all_roles();
+    if let Incoming::Message(message) = &parsed.incoming {
         entry.describe(message);
     }
     let mut offer = StreamOffer::new(oneshot::channel().0);
-    let parsed = Parsed { core, inbound, principal, body, incoming };
     let refusal = match parsed.route(&mut entry, &mut offer).await {
         Ok(Routed::Request(request)) => request.permit(&mut entry).await.unwrap_err(),
         Ok(Routed::OneWay(_)) => panic!(),
@@ -146,4 +152,30 @@ async fn two_tokens_in_one_request_are_none() {
     let received = Received::new(&core, &inbound, UnreadBody::none()).unwrap();
     let refusal = received.identify(&mut entry).await.unwrap_err();
     assert_eq!(refusal.message, AuthError::NotBearer.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_ends_whose_only_backend_is_removed_before_it_is_served() {
+    let core = core(|_| {});
+    let meta =
+        r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    let params = format!(r#"{{"notifications":{{"toolsListChanged":true}},"_meta":{meta}}}"#);
+    let body = request(&params).replace("tools/call", "subscriptions/listen");
+    let mut inbound = inbound(Scope::One("time".to_owned()), &body);
+    for (name, value) in [
+        ("accept", "application/json, text/event-stream"),
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "subscriptions/listen"),
+    ] {
+        inbound.headers.insert(name, HeaderValue::from_static(value));
+    }
+    let mut entry = AuditEntry::new(core.rules(), &inbound);
+    let mut offer = StreamOffer::new(oneshot::channel().0);
+    let routed = parsed(&core, &inbound, "all").route(&mut entry, &mut offer).await;
+    let Ok(Routed::Request(request)) = routed else { panic!("{routed:?}") };
+    let begun = request.permit(&mut entry).await.unwrap().begin(&entry).await.unwrap();
+    let removed = core.upstreams.prepare(&BTreeMap::new(), &BTreeSet::from(["time".to_owned()])).unwrap();
+    core.upstreams.replace(removed, Duration::ZERO);
+    let served = tokio::time::timeout(Duration::from_mins(1), begun.answer(&mut entry)).await;
+    assert!(served.is_ok(), "it is open");
 }

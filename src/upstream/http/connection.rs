@@ -1,4 +1,4 @@
-//! One conversation with an HTTP backend: its state, its headers, and the messages that have no response.
+//! One conversation with an HTTP backend: its state, its headers, and its messages that belong to no request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,7 +15,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
-use crate::upstream::oauth::{CallerToken, CredentialError};
+use crate::upstream::oauth::{AccessToken, CallerToken, CredentialError};
 use crate::upstream::offer::Greeting;
 use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
@@ -44,9 +44,9 @@ pub(in crate::upstream) struct HttpConnection {
     /// Locked while the session is initialized again.
     pub(super) initialize_lock: tokio::sync::Mutex<()>,
     pub(super) initialize_params: SharedText,
-    /// The token of the caller's last message. What belongs to no message is made with it while it has not ended.
-    /// `None`: requests are not made on behalf of a caller, or it is the gateway's own connection.
-    newest: Option<watch::Sender<Arc<CallerToken>>>,
+    /// Of the tokens of the caller's messages, the one that ends last. What belongs to no message is made with it while
+    /// it has not ended. `None`: requests are not made on behalf of a caller, or it is the gateway's own connection.
+    lasting: Option<watch::Sender<Arc<CallerToken>>>,
     /// Handles messages that belong to no request.
     pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
     /// A task reads the standalone stream.
@@ -59,8 +59,13 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) declared_lists: Mutex<Vec<&'static str>>,
     /// The progress tokens of the open requests, as JSON text.
     progress_tokens: Mutex<Vec<String>>,
-    /// Cancelled when the connection is closed, or when the backend does not continue it.
+    /// Cancelled when the connection is closed, when the session of its client has ended, or when the backend does not
+    /// continue it.
     pub(super) ended: CancellationToken,
+    /// The token of the last request on behalf of the caller.
+    last_token: Mutex<Option<Arc<AccessToken>>>,
+    /// The credentials that were sent in it. `None`: each request is a conversation of its own.
+    pub(super) sent: Option<Arc<SentCredentials>>,
 }
 
 /// The headers that identify a legacy session.
@@ -105,7 +110,7 @@ impl HttpConnection {
             session: Mutex::default(),
             initialize_lock: tokio::sync::Mutex::default(),
             initialize_params,
-            newest: caller.map(|caller| watch::Sender::new(Arc::clone(caller))),
+            lasting: caller.map(|caller| watch::Sender::new(Arc::clone(caller))),
             listener,
             is_listening: AtomicBool::new(false),
             listen_requested: AtomicBool::new(false),
@@ -113,6 +118,8 @@ impl HttpConnection {
             declared_lists: Mutex::default(),
             progress_tokens: Mutex::default(),
             ended: CancellationToken::new(),
+            last_token: Mutex::default(),
+            sent: (era == Era::Legacy).then(Arc::default),
         }
     }
 
@@ -133,7 +140,7 @@ impl HttpConnection {
 
     /// Returns true if it is used on behalf of a caller.
     pub(in crate::upstream) fn is_on_behalf(&self) -> bool {
-        self.newest.is_some()
+        self.lasting.is_some()
     }
 
     /// Returns whether the connection cannot be used any more.
@@ -159,8 +166,14 @@ impl HttpConnection {
         self.take_up(caller);
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
-        let caller = self.newest_caller().map(|newest| caller.map_or(newest, Arc::clone));
-        timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??;
+        let is_last = caller.is_none() && self.ended.is_cancelled();
+        let caller = self.lasting_caller().map(|lasting| caller.map_or(lasting, Arc::clone));
+        if is_last && caller.is_some() {
+            headers.insert(header::AUTHORIZATION, self.kept_token().ok_or(CredentialError::CallerTokenEnded)?);
+        } else {
+            timer.run(self.authorize(&mut headers, caller.as_ref())).await??;
+        }
+        self.note_sent(&headers, &SentCredentials::default());
         let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
             return Ok(());
@@ -173,44 +186,82 @@ impl HttpConnection {
     /// # Errors
     /// Requests on this connection are made on behalf of a caller, and this one has no token.
     pub(super) fn caller_of<'r>(&self, request: &'r Request<'_>) -> Result<Option<&'r Arc<CallerToken>>, CallError> {
-        if self.newest.is_some() && request.caller.is_none() {
+        if self.lasting.is_some() && request.caller.is_none() {
             return Err(CredentialError::NoCallerToken.into());
         }
         Ok(request.caller.as_ref())
     }
 
-    /// Takes the token of the caller's message up as the newest. Callers renew their tokens.
+    /// Takes up the token of a message of the caller, unless a known one ends later. Callers renew their tokens, and
+    /// messages with an older one may arrive after those with a newer one.
     pub(in crate::upstream) fn take_up(&self, caller: Option<&Arc<CallerToken>>) {
-        if let (Some(newest), Some(caller)) = (&self.newest, caller) {
-            newest.send_replace(Arc::clone(caller));
+        if let (Some(lasting), Some(caller)) = (&self.lasting, caller) {
+            lasting.send_if_modified(|known| {
+                let is_taken = !caller.validity().ends_before(known.validity());
+                if is_taken {
+                    known.clone_from(caller);
+                }
+                is_taken
+            });
+        }
+    }
+
+    /// A reload may not accept the known token of the caller any more: the one of the next message takes its place.
+    pub(in crate::upstream) fn forget_caller(&self) {
+        if let Some(lasting) = &self.lasting {
+            lasting.send_modify(|known| *known = Arc::new(known.ended()));
         }
     }
 
     /// The token for what belongs to no message of the caller. `None`: it is not made on behalf of a caller.
-    fn newest_caller(&self) -> Option<Arc<CallerToken>> {
-        self.newest.as_ref().map(|newest| Arc::clone(&newest.borrow()))
+    pub(super) fn lasting_caller(&self) -> Option<Arc<CallerToken>> {
+        self.lasting.as_ref().map(|lasting| Arc::clone(&lasting.borrow()))
     }
 
     /// The same, once there is one that has not ended.
     pub(super) async fn valid_caller(&self) -> Option<Arc<CallerToken>> {
-        let mut newest = self.newest.as_ref()?.subscribe();
-        let valid = newest.wait_for(|caller| !caller.has_ended()).await;
+        let mut lasting = self.lasting.as_ref()?.subscribe();
+        let valid = lasting.wait_for(|caller| !caller.has_ended()).await;
         // The sender is a part of the connection.
         valid.ok().map(|caller| Arc::clone(&caller))
     }
 
-    /// Ends the session at the backend, in the background.
-    pub(in crate::upstream) fn close(&self) {
-        self.ended.cancel();
-        if self.era == Era::Modern || self.session().id.is_none() {
-            return;
+    /// Adds the token of a request to its `headers`, and returns it.
+    ///
+    /// # Errors
+    /// As for [`Endpoint::authorize`].
+    pub(super) async fn authorize(
+        &self,
+        headers: &mut HeaderMap,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Option<Arc<AccessToken>>, CallError> {
+        let token = self.endpoint.authorize(headers, caller).await?;
+        if caller.is_some() {
+            self.last_token.lock().clone_from(&token);
         }
-        let request = self.endpoint.client.get().delete(&self.endpoint.url);
-        let send = self.authorized(request, self.headers(&self.session(), "*/*"));
-        tokio::spawn(async move {
-            // The session is not used again, even if the backend does not get this.
-            tokio::time::timeout(SEND_TIMEOUT, send).await.ok();
-        });
+        Ok(token)
+    }
+
+    /// Adds the credentials in the `headers` of a request to those that were `sent` with it, and in the conversation.
+    pub(super) fn note_sent(&self, headers: &HeaderMap, sent: &SentCredentials) {
+        sent.add(&self.endpoint.alias, headers);
+        if let Some(conversation) = &self.sent {
+            conversation.add(&self.endpoint.alias, headers);
+            sent.join(conversation);
+        }
+    }
+
+    /// The credential of what ends a request or the session: the token that was used last on behalf of the caller. A
+    /// caller's token is not exchanged for it, because the caller may not be accepted any more. `None`: there is none
+    /// that is valid.
+    pub(super) fn kept_token(&self) -> Option<HeaderValue> {
+        self.last_token.lock().as_ref().filter(|token| !token.is_stale()).map(|token| token.authorization().clone())
+    }
+
+    /// The session of its client has ended. Requests that are open continue. Its stream is not read any more, and no
+    /// token of a caller is exchanged for what is left to send.
+    pub(in crate::upstream) fn release(&self) {
+        self.ended.cancel();
     }
 
     pub(super) fn session(&self) -> Session {
@@ -237,32 +288,6 @@ impl HttpConnection {
         let response = request.send().await.map_err(transport_error)?;
         self.endpoint.client.note(&response);
         Ok(response)
-    }
-
-    /// Sends `request` with `headers` and the credential of the connection. The future does not borrow the connection.
-    fn authorized(
-        &self,
-        request: reqwest::RequestBuilder,
-        mut headers: HeaderMap,
-    ) -> impl Future<Output = Result<reqwest::Response, CallError>> + Send + use<> {
-        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.newest_caller());
-        async move {
-            endpoint.authorize(&mut headers, caller.as_ref()).await?;
-            request.headers(headers).send().await.map_err(transport_error)
-        }
-    }
-
-    /// Sends a message in the background.
-    pub(super) fn send_in_background(&self, message: String) {
-        let mut headers = self.headers(&self.session(), ACCEPT_ANY);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let send = self.authorized(self.endpoint.client.get().post(&self.endpoint.url).body(message), headers);
-        let alias = self.endpoint.alias.clone();
-        tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(SEND_TIMEOUT, send).await, Ok(Ok(_))) {
-                tracing::debug!(backend = alias, "could not send a message to the backend; dropped it");
-            }
-        });
     }
 
     /// Passes an event in the response stream of `request`, or in the standalone stream, to the handler of the request
@@ -314,7 +339,38 @@ impl Drop for RequestGuard<'_> {
             }
         }
         if !self.is_done && self.connection.era == Era::Legacy {
-            self.connection.send_in_background(message::cancelled(self.id));
+            self.connection.cancel(self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::Timestamp;
+    use crate::auth::validity::Validity;
+    use crate::config;
+
+    #[tokio::test]
+    async fn what_belongs_to_no_message_is_made_with_the_token_that_ends_last() {
+        let config = config::Backend { url: Some("http://127.0.0.1:9/mcp".to_owned()), ..Default::default() };
+        let endpoint = Arc::new(Endpoint::new("far", &config).unwrap().unwrap());
+        let token = |text: &str, seconds: i64| {
+            let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
+            Arc::new(CallerToken::new("i", "ann", text, Validity::until(end)))
+        };
+        let first = token("first", 300);
+        let connection = HttpConnection::new(&endpoint, Era::Legacy, SharedText::default(), Some(&first), None);
+        let lasting = || connection.lasting_caller().unwrap().text().to_owned();
+        for (text, seconds, want) in [("newer", 600, "newer"), ("late", 300, "newer"), ("same", 900, "same")] {
+            connection.take_up(Some(&token(text, seconds)));
+            assert_eq!(lasting(), want, "{text}");
+        }
+        // After a reload the next one counts, whatever was known.
+        connection.forget_caller();
+        assert!(connection.lasting_caller().unwrap().has_ended());
+        connection.take_up(Some(&token("next", 60)));
+        assert_eq!(lasting(), "next");
+        assert!(!connection.valid_caller().await.unwrap().has_ended());
     }
 }

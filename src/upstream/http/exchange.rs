@@ -106,12 +106,12 @@ impl HttpConnection {
         };
         let caller = self.caller_of(request)?;
         let token = match self.endpoint.oauth {
-            Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller)).await??,
+            Some(_) => timer.run(self.authorize(&mut headers, caller)).await??,
             None => None,
         };
         let own = SentCredentials::default();
         let sent = request.sent.as_deref().unwrap_or(&own);
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, sent);
         let mut guard = RequestGuard::new(self, id, request);
         let mut response = timer.run(self.post(body, headers)).await?;
         if let (Ok(refused), Some(token), Some(oauth)) = (&response, token, &self.endpoint.oauth)
@@ -165,12 +165,12 @@ impl HttpConnection {
         sent: &SentCredentials,
     ) -> Result<reqwest::Response, CallError> {
         let (mut headers, caller) = (self.request_headers(session, request), request.caller.as_ref());
-        let token = self.endpoint.authorize(&mut headers, caller).await?;
+        let token = self.authorize(&mut headers, caller).await?;
         // The record names the subject of the first one.
         if token.is_some_and(|token| token.subject() != rejected.subject()) {
             return Err(self.endpoint.status_error(StatusCode::UNAUTHORIZED.as_u16(), caller));
         }
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, sent);
         self.post(Frame::new(Some(id), request.method, request.params.as_ref()), headers).await
     }
 
@@ -181,11 +181,11 @@ impl HttpConnection {
         let body = Frame::new(Some(id), ping.method, None);
         let mut timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.request_headers(session, &ping);
-        if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
+        if !matches!(timer.run(self.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
             return true;
         }
         let sent = SentCredentials::default();
-        sent.add(&self.endpoint.alias, &headers);
+        self.note_sent(&headers, &sent);
         let Ok(Ok(response)) = timer.run(self.post(body, headers)).await else {
             return true;
         };
@@ -230,7 +230,7 @@ impl HttpConnection {
                 events.on_stream_start();
             }
             let answer = self.read_response_stream(id, response, request, sent, timer).await;
-            return (answer.map(|answer| answer.without(sent)), SessionSign::Known);
+            return (answer.map(|answer| answer.without(sent, request.method)), SessionSign::Known);
         }
         let body = match read_body(response, timer).await {
             Ok(body) => body,
@@ -258,7 +258,7 @@ impl HttpConnection {
             Message::Response { id: found, response: Some(answer) }
                 if message::own_id(&found) == Some(id) || matches!(answer, Response::Error { .. }) =>
             {
-                Ok(with_status(answer.without(sent), status, self.era))
+                Ok(with_status(answer.without(sent, request.method), status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref())),

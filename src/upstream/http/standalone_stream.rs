@@ -167,8 +167,8 @@ impl HttpConnection {
         let mut headers = self.headers(session, "text/event-stream");
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
-        self.endpoint.authorize(&mut headers, caller).await?;
-        sent.add(&self.endpoint.alias, &headers);
+        self.authorize(&mut headers, caller).await?;
+        self.note_sent(&headers, sent);
         let client = self.endpoint.client.get();
         client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }

@@ -86,7 +86,7 @@ impl AccessToken {
     }
 
     /// Returns true if another token is requested for the next request.
-    pub(super) fn is_stale(&self) -> bool {
+    pub(in crate::upstream) fn is_stale(&self) -> bool {
         Instant::now() >= self.stale_at
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::audit::record::Digest;
+use crate::audit::record::{Digest, Timestamp};
 use crate::auth::validity::Validity;
 
 /// The token of a caller. It is sent to token servers only. The `Debug` output does not contain it.
@@ -41,6 +41,11 @@ impl CallerToken {
         self.validity
     }
 
+    /// The same token, which is not accepted any more.
+    pub(in crate::upstream) fn ended(&self) -> Self {
+        Self { validity: Validity::until(Timestamp::from_micros(0)), ..self.clone() }
+    }
+
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
     }
@@ -49,7 +54,7 @@ impl CallerToken {
         &self.subject
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub(in crate::upstream) fn text(&self) -> &str {
         &self.text
     }
 }
