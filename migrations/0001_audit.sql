@@ -144,6 +144,43 @@ CREATE TABLE audit_policy (
     CONSTRAINT audit_policy_digest_is_sha256 CHECK (octet_length(policy_digest) = 32)
 );
 
+-- Signed checkpoints of the gateways' logs (docs/evidence.md), one row a size. A log is named by its first epoch; epoch
+-- and seq are the place of the last record in the tree. From "edge", the hashes of the tree's perfect subtrees, proofs
+-- can be made after earlier rows of audit_log are retired. Never retired.
+CREATE TABLE audit_checkpoint (
+    gateway_id uuid        NOT NULL,
+    log        bigint      NOT NULL,
+    size       bigint      NOT NULL,
+    epoch      bigint      NOT NULL,
+    seq        bigint      NOT NULL,
+    root       bytea       NOT NULL,
+    edge       bytea       NOT NULL,
+    note       text        NOT NULL,
+    stored_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (gateway_id, log, size),
+    CONSTRAINT audit_checkpoint_size_from_1 CHECK (size >= 1),
+    CONSTRAINT audit_checkpoint_root_is_sha256 CHECK (octet_length(root) = 32),
+    CONSTRAINT audit_checkpoint_edge_is_short CHECK (octet_length(edge) <= 63 * 32),
+    CONSTRAINT audit_checkpoint_note_is_short CHECK (octet_length(note) <= 131072)
+);
+
+-- What an anchor outside said of a checkpoint: the first time, and the last time. Never retired.
+CREATE TABLE audit_anchor (
+    gateway_id  uuid        NOT NULL,
+    log         bigint      NOT NULL,
+    size        bigint      NOT NULL,
+    anchor      text        NOT NULL,
+    kind        text        NOT NULL,
+    first_proof bytea       NOT NULL,
+    first_at    timestamptz NOT NULL DEFAULT now(),
+    last_proof  bytea       NOT NULL,
+    last_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (gateway_id, log, size, anchor),
+    CONSTRAINT audit_anchor_kind_known CHECK (kind IN ('witness', 'tsa', 's3', 'command')),
+    CONSTRAINT audit_anchor_proofs_are_short CHECK (
+        octet_length(first_proof) <= 131072 AND octet_length(last_proof) <= 131072)
+);
+
 -- All that a gateway's login may do: execute the functions that are granted to gatepost_writer below. They run with the
 -- rights of the tables' owner. Every name in them is qualified, because neither the caller's search_path nor its
 -- temporary objects may decide what it means. The placeholders are filled in here, once:
@@ -401,6 +438,57 @@ BEGIN
     silent := coalesce(silent, '{}');
 END $body$;
 
+-- The largest checkpoint of a log, which its gateway compares with what it signed last.
+CREATE FUNCTION @schema@.gatepost_last_checkpoint(gateway uuid, of_log bigint, OUT last_size bigint, OUT last_root bytea)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    SELECT c.size, c.root INTO last_size, last_root FROM @schema@.audit_checkpoint c
+    WHERE c.gateway_id = gateway AND c.log = of_log ORDER BY c.size DESC LIMIT 1;
+END $body$;
+
+-- Stores a checkpoint. Fails if the log has a larger one that this gateway did not sign before, or another one of this
+-- size: then two gateways write one log, or one went back.
+CREATE FUNCTION @schema@.gatepost_checkpoint(gateway uuid, new_log bigint, new_size bigint, new_epoch bigint,
+    new_seq bigint, new_root bytea, new_edge bytea, new_note text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    known bytea;
+    larger bigint;
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    SELECT c.root INTO known FROM @schema@.audit_checkpoint c
+    WHERE c.gateway_id = gateway AND c.log = new_log AND c.size = new_size;
+    IF known IS NULL THEN
+        SELECT max(c.size) INTO larger FROM @schema@.audit_checkpoint c
+        WHERE c.gateway_id = gateway AND c.log = new_log AND c.size > new_size;
+    END IF;
+    IF known <> new_root OR larger IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP004', MESSAGE = format(
+            'log %s of gateway %s has %s', new_log, gateway, coalesce('a checkpoint of size ' || larger,
+                format('another checkpoint of size %s', new_size)));
+    END IF;
+    INSERT INTO @schema@.audit_checkpoint (gateway_id, log, size, epoch, seq, root, edge, note)
+    VALUES (gateway, new_log, new_size, new_epoch, new_seq, new_root, new_edge, new_note)
+    ON CONFLICT (gateway_id, log, size) DO UPDATE SET note = EXCLUDED.note;
+END $body$;
+
+-- Stores what an anchor said of a stored checkpoint. Returns false if there is no such checkpoint.
+CREATE FUNCTION @schema@.gatepost_anchor(gateway uuid, of_log bigint, of_size bigint, of_root bytea, by_anchor text,
+    of_kind text, new_proof bytea) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    IF NOT EXISTS (SELECT FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway AND c.log = of_log
+            AND c.size = of_size AND c.root = of_root) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO @schema@.audit_anchor (gateway_id, log, size, anchor, kind, first_proof, last_proof)
+    VALUES (gateway, of_log, of_size, by_anchor, of_kind, new_proof, new_proof)
+    ON CONFLICT (gateway_id, log, size, anchor) DO UPDATE SET last_proof = EXCLUDED.last_proof, last_at = now();
+    RETURN true;
+END $body$;
+
 -- The number of migrations in this schema.
 CREATE FUNCTION @schema@.gatepost_schema_version() RETURNS integer
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
@@ -408,7 +496,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
 REVOKE EXECUTE ON FUNCTION @schema@.gatepost_check_gateway, @schema@.gatepost_present, @schema@.gatepost_insert,
     @schema@.gatepost_deliver, @schema@.gatepost_dry_run, @schema@.gatepost_quarantine,
     @schema@.gatepost_open_stream, @schema@.gatepost_partitions, @schema@.gatepost_make_partitions,
-    @schema@.gatepost_silent_gateways, @schema@.gatepost_renew_lease, @schema@.gatepost_schema_version FROM PUBLIC;
+    @schema@.gatepost_silent_gateways, @schema@.gatepost_renew_lease, @schema@.gatepost_last_checkpoint,
+    @schema@.gatepost_checkpoint, @schema@.gatepost_anchor, @schema@.gatepost_schema_version FROM PUBLIC;
 
     $functions$;
     filled record;
@@ -463,9 +552,10 @@ BEGIN
         END IF;
     END LOOP;
     GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
-        gatepost_make_partitions, gatepost_renew_lease, gatepost_schema_version TO gatepost_writer;
+        gatepost_make_partitions, gatepost_renew_lease, gatepost_last_checkpoint, gatepost_checkpoint, gatepost_anchor,
+        gatepost_schema_version TO gatepost_writer;
     GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
-        audit_policy TO gatepost_reader;
+        audit_policy, audit_checkpoint, audit_anchor TO gatepost_reader;
 EXCEPTION
     WHEN undefined_object THEN
         RAISE NOTICE 'role gatepost_writer or gatepost_reader is missing; nothing was granted to it';

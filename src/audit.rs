@@ -27,6 +27,7 @@ pub mod shipper;
 pub mod sink;
 mod sql;
 mod sync;
+pub mod tree;
 pub mod verify;
 
 pub use handle::{Audit, Receipt, Released, Timeouts, UnavailableError};

@@ -23,6 +23,7 @@ mod leftovers;
 mod logging;
 mod manual;
 mod migrate;
+mod notary;
 mod open_files;
 mod opening;
 mod outbox;

@@ -81,6 +81,7 @@ pub mod file_access;
 pub mod gateway;
 pub mod log;
 pub mod mcp;
+pub mod notary;
 pub mod ops;
 mod outbound;
 pub mod postgres_url;

@@ -45,7 +45,7 @@ pub use damage_log::FoundDamage;
 pub use error::OutboxError;
 pub use frame::RecordFrame;
 pub use keep::Keep;
-pub use opening::{Opening, PreviousEpoch};
+pub use opening::{NEW_LOG_NAME, Opening, PreviousEpoch};
 pub use reader::{OutboxStats, Reader, StoredStream};
 pub use segment::Segment;
 pub use space::Space;

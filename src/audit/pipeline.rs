@@ -15,7 +15,7 @@ use super::outbox::fs::Fs;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
 use super::ring::{self, Heartbeat, Phase, Ring, RingGauge};
-use super::scribe::{ConfigSummary, EpochReport, Mode, Scribe};
+use super::scribe::{ConfigSummary, EpochReport, Mode, Scribe, StoredTree};
 use super::shipper::{BatchLimits, Shipper, ShipperState};
 use super::sink::Sink;
 
@@ -47,6 +47,7 @@ pub struct Config {
 pub struct Pipeline {
     audit: Audit,
     probe: Probe,
+    stored_tree: StoredTree,
     scribe: JoinHandle<EpochReport>,
     shipper: Option<tokio::task::JoinHandle<()>>,
     deadline: CancellationToken,
@@ -108,7 +109,7 @@ impl Pipeline {
         opening.keep = config.keep;
         let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader, meter) = (scribe.ring(), scribe.reader(), scribe.meter());
-        let (gateway_id, epoch) = scribe.stream();
+        let ((gateway_id, epoch), stored_tree) = (scribe.stream(), scribe.stored_tree());
         tracing::info!(%gateway_id, %epoch, dir = %config.dir.display(), "outbox opened");
         let deadline = CancellationToken::new();
         let (shipper, watched) = if let Some(sink) = sink {
@@ -134,7 +135,7 @@ impl Pipeline {
         let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), wait_for_store, config.timeouts, key);
         let (limits, reader) = (config.ring, reader.for_inspection());
         let probe = Probe { audit: audit.clone(), ring, limits, reader, meter, shipper: watched, gateway_id, epoch };
-        Ok(Self { audit, probe, scribe, shipper, deadline })
+        Ok(Self { audit, probe, stored_tree, scribe, shipper, deadline })
     }
 
     /// The handle for the gateway.
@@ -147,6 +148,12 @@ impl Pipeline {
     #[must_use]
     pub fn probe(&self) -> Probe {
         self.probe.clone()
+    }
+
+    /// The tree over all records that the outbox has stored.
+    #[must_use]
+    pub fn stored_tree(&self) -> StoredTree {
+        self.stored_tree.clone()
     }
 
     /// Stops the parts in the order in which records flow.

@@ -1,5 +1,6 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
+mod checkpoints;
 mod copied;
 mod export;
 mod filter;
@@ -13,6 +14,7 @@ mod tables;
 mod verify;
 mod windows;
 
+pub use checkpoints::{KnownNodes, LogReading, StoredAnchor, StoredCheckpoint};
 pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use select::{delivered_positions, kept_policy, quarantined, query, remedy};

@@ -9,13 +9,13 @@
 //! At level `queued` it publishes records at once, and stores only those that are not delivered in time (*spilling*),
 //! until the backlog is delivered. Without a backlog it does not use the disk.
 //!
-//! If the outbox cannot store, the scribe keeps its batch and retries until it can. Meanwhile the ring fills and calls
-//! are refused. The scribe stops retrying only in phase [`Phase::Finished`], and then reports how many records are
-//! lost.
+//! If the outbox cannot store, the scribe retries until it can. Meanwhile the ring fills and calls are refused. It
+//! stops retrying only in phase [`Phase::Finished`], and then reports how many records are lost.
 
 mod batch;
 mod capacity;
 mod events;
+mod growing_tree;
 mod keeping;
 mod mode;
 mod segments;
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use batch::{Batch, Extent};
 pub use events::ConfigSummary;
+pub use growing_tree::StoredTree;
 use keeping::{EXPIRE_EVERY, Keeping};
 pub use mode::{EpochReport, Mode};
 
@@ -50,9 +51,6 @@ const GATHER_PAUSE: u32 = 16;
 /// The pause between attempts to use a failing outbox. *Chosen*: a disk that has room again is noticed at once, and two
 /// attempts a second do not load a failing one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
-const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
 /// The scribe. [`Scribe::run`] is the body of its thread.
 #[derive(Debug)]
@@ -88,6 +86,7 @@ pub struct Scribe {
     segments: segments::Builder,
     /// Records that are stored at once, whatever the level.
     urgent: urgent::Urgent,
+    tree: growing_tree::GrowingTree,
 }
 
 impl Scribe {
@@ -105,7 +104,8 @@ impl Scribe {
     ) -> Result<Self, OutboxError> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         opening.queued = mode != Mode::Stored;
-        let mut entries = vec![events::opened(&opening, config)];
+        let mut tree = growing_tree::GrowingTree::of(&opening);
+        let mut entries = vec![events::opened(&opening, config, &tree.made)];
         entries.extend(events::policy(config));
         entries.extend(opening.damages.iter().flat_map(|found| events::damaged(&found.damage)));
         // I2: a call that a crash interrupted ends here, in its one record.
@@ -115,13 +115,15 @@ impl Scribe {
         for entry in entries {
             let position = chain::link(gateway_id, epoch, head, &entry);
             head = Head::after(&position);
+            tree.push(&position);
             records.push(Slot::new(Arc::new(AuditRecord { position, entry }), Instant::now()));
         }
         let segments = segments::of(records.iter().map(|slot| slot.record.as_ref()));
-        let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
+        let first = Commit { segments: &segments, head: Some(head), tree: Some(&tree.made), ..Commit::default() };
         let damages = opening.damages.iter().filter(|found| found.is_new).count();
         let (meter, begun) = (Arc::new(Meter::default()), Instant::now());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
+        tree.mark_stored();
         meter.observe_commit(records.len(), begun.elapsed());
         meter.set_aside.add(damages as u64);
         let space = outbox.space();
@@ -153,6 +155,7 @@ impl Scribe {
             gather_pause: 0,
             segments: segments::Builder::default(),
             urgent: urgent::Urgent::default(),
+            tree,
         })
     }
 
@@ -178,6 +181,12 @@ impl Scribe {
     #[must_use]
     pub fn stream(&self) -> (GatewayId, Epoch) {
         (self.gateway_id, self.epoch)
+    }
+
+    /// The tree over the records that this scribe has stored.
+    #[must_use]
+    pub fn stored_tree(&self) -> StoredTree {
+        self.tree.stored()
     }
 
     /// Runs until the ring is [`Phase::Finished`].
@@ -378,6 +387,7 @@ impl Scribe {
         let position = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
         self.head = Head::after(&position);
         self.meter.made(position);
+        self.tree.push(&position);
         let record = record.at(position);
         if self.mode == Mode::Stored {
             // Encoded at once, while the record is in this core's cache.
@@ -389,14 +399,7 @@ impl Scribe {
     /// Reports the outbox's fill level to the ring, and logs it when it crosses a limit.
     fn update_space(&mut self) {
         let (before, now) = (self.space, self.outbox.space());
-        for percent in ALARM_PERCENTS {
-            if before.percent() < percent && now.percent() >= percent {
-                tracing::error!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox is {percent} % full");
-            }
-        }
-        if now.has_room() && !before.has_room() {
-            tracing::info!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox has room again");
-        }
+        capacity::log_change(before, now);
         self.space = now;
         // At level `queued` a full outbox affects no call while Postgres takes everything from the ring.
         self.ring.set_capacity(capacity::of(now), self.mode == Mode::Stored || self.spilling);
@@ -428,6 +431,7 @@ impl Scribe {
             delivered: &self.watermarks.heads,
             keeps: false,
             settled: if stores_batch { self.urgent.settled() } else { &[] },
+            tree: stores_batch.then_some(&self.tree.made),
             closes: extent == Extent::Closing,
         }) {
             self.meter.commits_failed.add(1);
@@ -459,8 +463,9 @@ impl Scribe {
         for id in ended {
             self.stored_intents.remove(&id);
         }
-        if !segments.is_empty() {
-            self.stored = head;
+        self.stored = if segments.is_empty() { self.stored } else { head };
+        if stores_batch {
+            self.tree.mark_stored();
         }
         self.ring.mark_stored(self.stored.seq);
         if stores_batch && !self.urgent.is_empty() {

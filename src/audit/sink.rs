@@ -1,5 +1,6 @@
 //! Destinations of records: the [`Sink`] interface, and Postgres, which implements it.
 
+pub mod checkpoints;
 mod interface;
 pub mod postgres;
 mod sqlstate;

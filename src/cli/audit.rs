@@ -12,6 +12,7 @@ mod limit;
 mod match_text;
 mod month;
 mod pins;
+mod prove;
 mod query;
 mod resolve_fork;
 mod retire;
@@ -48,6 +49,8 @@ enum Command {
     Export(export::Args),
     /// Check an export in a directory: the sums of its files, and the hashes and links of its records
     VerifyExport(verify_export::Args),
+    /// Write a record and the proof that it is in its gateway's log; the proof reveals no other record
+    Prove(prove::Args),
     /// Compare arguments or an answer with the digests of a record; the exit code is 1 if they differ
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
@@ -78,6 +81,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&config, args, json).await,
         Command::Export(args) => export::run(&config, args, json).await,
         Command::VerifyExport(args) => verify_export::run(args, json),
+        Command::Prove(args) => prove::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
         Command::Accept(args) => accept::run(&config, args, json).await,

@@ -84,7 +84,7 @@ impl Leftovers {
     /// Opens `slot`, delivers what is in it, and closes its stream. What cannot be delivered stays.
     async fn deliver(&mut self, slot: &Path, stop: &CancellationToken) -> Result<(), GatewayError> {
         // Until it has begun, nothing is changed.
-        let started = pipeline::start_with(&self.config, |config| opening::of_outbox(config, slot, None));
+        let started = Box::pin(pipeline::start_with(&self.config, |config| opening::of_outbox(config, slot, None)));
         let Some(pipeline) = stop.run_until_cancelled(started).await else { return Ok(()) };
         let pipeline = pipeline?;
         self.settled.extend(opened_at(slot).ok().map(|at| (slot.to_owned(), at)));

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
+use super::notary::{self, RunningNotary};
 use super::{configuration, database, open_files, pipeline, preflight, slots};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
@@ -84,6 +85,7 @@ async fn serve(
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log, DRAIN)?;
     preflight::check(config)?;
+    let signer = notary::signer(config)?;
     open_files::raise_limit(config);
     let failed = |source| GatewayError::Io { operation: "receive SIGHUP", source };
     // From here on SIGHUP does not end the process, however early it arrives.
@@ -97,12 +99,21 @@ async fn serve(
     } else {
         None
     };
+    let notary = match (&pipeline, signer) {
+        (Some(pipeline), Some(signer)) => Some(notary::start(config, pipeline, signer)?),
+        _ => None,
+    };
     if pipeline.is_none() {
         tracing::warn!("auditing is off (audit.enabled = false): calls are not recorded");
     }
-    let served = serve_until(config, log, banner, file, pipeline.as_ref(), stop).await;
+    let served = serve_until(config, log, banner, file, (pipeline.as_ref(), notary.as_ref()), stop).await;
     std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
-    pipeline::stop(config, pipeline, served).await
+    let stopped = pipeline::stop(config, pipeline, served).await;
+    // The last checkpoint covers the record that closes the epoch.
+    if let Some(notary) = notary {
+        notary.stop().await;
+    }
+    stopped
 }
 
 /// Opens the listeners, serves until `stop`, and waits for open calls.
@@ -111,7 +122,7 @@ async fn serve_until(
     log: &Log,
     banner: Option<Quickstart>,
     file: Option<(WatchedFile, Signal)>,
-    pipeline: Option<&Pipeline>,
+    (pipeline, notary): (Option<&Pipeline>, Option<&RunningNotary>),
     stop: CancellationToken,
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
@@ -119,8 +130,13 @@ async fn serve_until(
     let path = file.as_ref().map(|((path, ..), _)| path.as_path());
     let launcher = Launcher::with_walls(OwnFiles::of(config, path));
     let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
-    let sources =
-        Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
+    let sources = Sources {
+        probe: probe.clone(),
+        gateway: gateway.handle(),
+        board: Board::default(),
+        log: log.dropped_lines(),
+        evidence: notary.map(RunningNotary::status),
+    };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let ops = serve_ops(config, &sources, &mut tasks, &ops_stop).await?;

@@ -10,6 +10,7 @@ use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
 use super::leftovers::Leftovers;
+use super::notary::{self, RunningNotary};
 use super::{command_line, opening, pipeline, preflight};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
@@ -93,6 +94,7 @@ async fn serve(
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log, DRAIN)?;
     preflight::check(config)?;
+    let signer = notary::signer(config)?;
     // Before anything is opened.
     if backend != "all" && !config.backends.contains_key(backend) {
         return Err(GatewayError::Config(vec![Error::Backend(backend.to_owned()).to_string()]));
@@ -102,8 +104,17 @@ async fn serve(
     } else {
         None
     };
-    let served = serve_until(config, log, launcher, backend, token, pipeline.as_ref(), stop).await;
-    pipeline::stop(config, pipeline, served).await
+    let notary = match (&pipeline, signer) {
+        (Some(pipeline), Some(signer)) => Some(notary::start(config, pipeline, signer)?),
+        _ => None,
+    };
+    let parts = (pipeline.as_ref(), notary.as_ref());
+    let served = serve_until(config, log, launcher, backend, token, parts, stop).await;
+    let stopped = pipeline::stop(config, pipeline, served).await;
+    if let Some(notary) = notary {
+        notary.stop().await;
+    }
+    stopped
 }
 
 async fn serve_until(
@@ -112,7 +123,7 @@ async fn serve_until(
     launcher: &Launcher,
     backend: &str,
     token: TokenSource,
-    pipeline: Option<&Pipeline>,
+    (pipeline, notary): (Option<&Pipeline>, Option<&RunningNotary>),
     stop: CancellationToken,
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
@@ -128,7 +139,8 @@ async fn serve_until(
             tasks.spawn(Leftovers::new(config, failures).run(ops_stop.clone()));
         }
         let probe = Some(probe);
-        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
+        let (gateway, board, log) = (gateway.handle(), Board::default(), log.dropped_lines());
+        let sources = Sources { probe, gateway, board, log, evidence: notary.map(RunningNotary::status) };
         tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     }
     let (input, output) = (tokio::io::BufReader::new(tokio::io::stdin()), tokio::io::stdout());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
 use super::deserialize::{address_or_off, duration, optional_duration};
+use super::evidence::Evidence;
 use super::network::Network;
 use super::public_url::PublicUrl;
 use super::role::Role;
@@ -39,6 +40,8 @@ pub struct Config {
     pub audit: Audit,
     /// Delivery to Postgres; without a `url` records stay in the outbox (store-only).
     pub postgres: Postgres,
+    /// Signed checkpoints.
+    pub evidence: Evidence,
     /// Logging.
     pub log: Log,
     /// Alarms.
@@ -69,7 +72,7 @@ impl Config {
     /// Sets the owners and permissions that files may have, in each section with files.
     pub(super) fn set_file_access(&mut self, access: FileAccess) {
         self.auth.files = access;
-        self.audit.files = access;
+        (self.audit.files, self.evidence.files) = (access, access);
         self.backends.values_mut().for_each(|backend| backend.files = access);
         self.server.tls.iter_mut().for_each(|tls| tls.files = access);
     }

@@ -10,6 +10,7 @@ mod audit;
 mod auth;
 mod backend_oauth;
 mod backends;
+mod evidence;
 mod observability;
 mod postgres;
 mod roles;
@@ -20,7 +21,7 @@ pub use spec::{Fallback, SettingSpec};
 
 use super::value_type::ValueType;
 
-const PARTS: [&[SettingSpec]; 8] = [
+const PARTS: [&[SettingSpec]; 9] = [
     server::SERVER,
     auth::AUTH,
     roles::ROLES,
@@ -28,6 +29,7 @@ const PARTS: [&[SettingSpec]; 8] = [
     backend_oauth::BACKEND_OAUTH,
     audit::AUDIT,
     postgres::POSTGRES,
+    evidence::EVIDENCE,
     observability::OBSERVABILITY,
 ];
 

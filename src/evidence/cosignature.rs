@@ -85,11 +85,15 @@ pub fn sign(key: &SigningKey, text: &str, time: UnixTime) -> Result<Signature, S
 /// A signature does not match.
 pub(super) struct Invalid;
 
-/// Verifies a signature of this text, and returns its time if its type has one.
+/// Verifies a signature of this text, and returns its time if it has one. One by ML-DSA-44 may have the time zero: its
+/// signer does not say when this was the largest tree.
 pub(super) fn verify(key: &VerifierKey, text: &str, bytes: &[u8]) -> Result<Option<UnixTime>, Invalid> {
     let (time, signature) = if key.signature_type().is_cosignature() {
         let (time, signature) = bytes.split_first_chunk::<TIME_BYTES>().ok_or(Invalid)?;
-        (Some(UnixTime::from_seconds(u64::from_be_bytes(*time)).map_err(|_| Invalid)?), signature)
+        match u64::from_be_bytes(*time) {
+            0 if key.signature_type() == SignatureType::CosignatureMlDsa44 => (None, signature),
+            seconds => (Some(UnixTime::from_seconds(seconds).map_err(|_| Invalid)?), signature),
+        }
     } else {
         (None, bytes)
     };
@@ -120,4 +124,30 @@ fn message(key: &VerifierKey, text: &str, time: UnixTime) -> Result<Vec<u8>, Che
 fn opaque(message: &mut Vec<u8>, text: &str) {
     message.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
     message.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::tree::{TreeHead, empty_root};
+
+    #[test]
+    fn a_signature_without_time_is_valid_by_ml_dsa_44_only() {
+        let text = Checkpoint::new("example.com/log", TreeHead { size: 0, root: empty_root() }).unwrap().to_string();
+        for (signature_type, seconds, expected) in [
+            (SignatureType::CosignatureMlDsa44, 0, Some(None)),
+            (SignatureType::CosignatureMlDsa44, 7, Some(Some(UnixTime(7)))),
+            (SignatureType::CosignatureMlDsa44, TIME_MAX + 1, None),
+            (SignatureType::CosignatureEd25519, 0, None),
+            (SignatureType::CosignatureEd25519, 7, Some(Some(UnixTime(7)))),
+            (SignatureType::CosignatureEd25519, TIME_MAX + 1, None),
+            (SignatureType::Ed25519, 7, Some(None)),
+        ] {
+            let (key, _) = SigningKey::generate("example.com/log", signature_type).unwrap();
+            let signature = sign(&key, &text, UnixTime(seconds)).unwrap();
+            let verified = verify(key.verifier(), &text, signature.bytes()).ok();
+            assert_eq!(verified, expected, "{signature_type:?} {seconds}");
+            assert!(verify(key.verifier(), "not a checkpoint\n", signature.bytes()).is_err());
+        }
+    }
 }

@@ -288,6 +288,18 @@ impl SigningKey {
     /// # Errors
     /// [`KeyError`]. No message contains the text.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
+        Self::parse_as(text, None)
+    }
+
+    /// The key whose secret has this text, under another name: the key of a log has the log's name.
+    ///
+    /// # Errors
+    /// [`KeyError`]. No message contains the text.
+    pub fn parse_named(text: &str, name: &str) -> Result<Self, KeyError> {
+        Self::parse_as(text, Some(name))
+    }
+
+    fn parse_as(text: &str, name: Option<&str>) -> Result<Self, KeyError> {
         let line = text.strip_suffix('\n').unwrap_or(text);
         let parts = line.strip_prefix(PRIVATE).and_then(Parts::of).ok_or(KeyError::SecretForm)?;
         let (signature_type, seed) = parts.key()?;
@@ -295,7 +307,7 @@ impl SigningKey {
         let seed = Zeroizing::new(<[u8; SEED_BYTES]>::try_from(&seed[..]).map_err(|_| wrong(seed.len()))?);
         let key = Self::from_seed(parts.name, signature_type, &seed)?;
         parts.check_id(&key.verifier)?;
-        Ok(key)
+        name.map_or(Ok(key), |name| Self::from_seed(name, signature_type, &seed))
     }
 
     fn from_seed(name: &str, signature_type: SignatureType, seed: &[u8; SEED_BYTES]) -> Result<Self, KeyError> {

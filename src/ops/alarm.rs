@@ -70,6 +70,12 @@ alarms! {
     CertificateExpires = "certificate_expires";
     /// A certificate has expired.
     CertificateExpired = "certificate_expired";
+    /// Something contradicts a signed checkpoint.
+    EvidenceFork = "evidence_fork";
+    /// No checkpoint can be signed.
+    EvidenceUnsigned = "evidence_unsigned";
+    /// Postgres or a witness has not confirmed a checkpoint for longer than `evidence.anchor_max_age`.
+    EvidenceUnanchored = "evidence_unanchored";
 }
 
 impl Serialize for Alarm {

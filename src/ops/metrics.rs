@@ -5,6 +5,7 @@
 //! a client (I6, I8).
 
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -16,6 +17,7 @@ use crate::audit::pipeline::Probe;
 use crate::audit::record;
 use crate::audit::shipper::ShipperState;
 use crate::certificate_end::{CertificateEnd, KnownCertificate};
+use crate::notary::{self, Anchored, EvidenceState, PlaceState};
 
 /// The media type of the response.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -98,6 +100,19 @@ pub const METRICS: &[Metric] = &[
         &["certificate", "backend"],
         "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres as seen in the last \
          handshake with it",
+    ),
+    metric(Gauge, "gatepost_evidence_signed_records", &[], "Records that the last signed checkpoint covers"),
+    metric(
+        Gauge,
+        "gatepost_evidence_confirmed_records",
+        &["place"],
+        "Records that the last checkpoint covers that Postgres or a witness confirmed",
+    ),
+    metric(
+        Gauge,
+        "gatepost_evidence_confirmed_timestamp_seconds",
+        &["place"],
+        "Time of the last confirmation of a checkpoint by Postgres or a witness, in seconds since 1970",
     ),
     metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
     metric(Gauge, "gatepost_records_queued", &[], "Records of the current epoch that are in memory only"),
@@ -298,9 +313,13 @@ fn flag(flag: bool) -> Values {
     one(f64::from(u8::from(flag)))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the last digit does not matter beyond 2^53")]
 fn size(size: impl TryInto<u64>) -> Values {
-    one(size.try_into().unwrap_or(u64::MAX) as f64)
+    one(as_f64(size.try_into().unwrap_or(u64::MAX)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the last digit does not matter beyond 2^53")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "times are far below 2^53")]
@@ -311,7 +330,8 @@ fn seconds(CertificateEnd(end): CertificateEnd) -> f64 {
 impl Collector {
     /// The values of the metric with this name; `None` if it has none, for example because auditing is off.
     fn values(&self, name: &str) -> Option<Values> {
-        self.of_gateway(name).or_else(|| {
+        let evidence = self.sources.evidence.as_ref().map(notary::Status::get);
+        self.of_gateway(name).or_else(|| of_evidence(name, evidence.as_ref())).or_else(|| {
             let (probe, pipeline) = (self.sources.probe.as_ref()?, self.status.pipeline.as_ref()?);
             of_pipeline(name, pipeline).or_else(|| of_meter(name, probe))
         })
@@ -377,6 +397,24 @@ impl Collector {
             _ => return None,
         })
     }
+}
+
+fn of_evidence(name: &str, state: Option<&EvidenceState>) -> Option<Values> {
+    let of_places = |number: fn(Anchored) -> f64| {
+        let of = |(name, place): (&String, &PlaceState)| Some((vec![name.clone()], number(place.last?)));
+        Values::Numbers(state.iter().flat_map(|state| &state.places).filter_map(of).collect())
+    };
+    Some(match name {
+        "gatepost_evidence_signed_records" => {
+            let signed = state.and_then(|state| state.signed);
+            Values::Numbers(signed.into_iter().map(|signed| (Vec::new(), as_f64(signed.size))).collect())
+        }
+        "gatepost_evidence_confirmed_records" => of_places(|last| as_f64(last.size)),
+        "gatepost_evidence_confirmed_timestamp_seconds" => {
+            of_places(|last| Duration::from_micros(last.at.micros().unsigned_abs()).as_secs_f64())
+        }
+        _ => return None,
+    })
 }
 
 fn of_pipeline(name: &str, pipeline: &PipelineStatus) -> Option<Values> {

@@ -40,6 +40,8 @@ pub enum ReadCommand {
     /// The key of a record's digests was revealed.
     #[serde(rename = "match --reveal-key")]
     RevealKey,
+    /// A record with its proof.
+    Prove,
     /// The last record of each stream.
     Heads,
     /// A check of the whole trail.

@@ -14,6 +14,7 @@ use crate::audit::{ring, shipper};
 use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::gateway;
 use crate::log::DroppedLines;
+use crate::notary;
 
 /// The parts that a snapshot is read from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Sources {
     pub board: Board,
     /// The log lines that were dropped.
     pub log: DroppedLines,
+    /// The notary's state; `None` if nothing is signed.
+    pub evidence: Option<notary::Status>,
 }
 
 /// The condition of a gateway as a whole.

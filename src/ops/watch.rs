@@ -3,6 +3,7 @@
 //! It only reads the numbers of the pipeline, so it never delays a call. Alarms go to the log, to the [`Board`] and,
 //! through a bounded queue, to the operator's command or webhook, one notification at a time.
 
+mod evidence;
 mod notify;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::audit::record::{GatewayId, Timestamp};
 use crate::audit::shipper::ShipperState;
 use crate::certificate_end::KnownCertificate;
 use crate::config;
+use crate::notary::{self, EvidenceState};
 use notify::{Notification, Notifier};
 
 /// Interval between checks. *Chosen*: soon enough for a person, rare enough to cost nothing.
@@ -78,6 +80,8 @@ struct Observation {
     tools_not_accepted: Option<String>,
     /// The certificates whose ends are known.
     certificates: Vec<KnownCertificate>,
+    /// The notary's state, if there is one.
+    evidence: Option<EvidenceState>,
 }
 
 /// The conditions of the alarms, and the state that they keep from check to check.
@@ -142,6 +146,7 @@ fn observe(sources: &Sources) -> Observation {
         tools_changed: sources.gateway.tools_changed(),
         tools_not_accepted: sources.gateway.tools_not_accepted(),
         certificates: sources.certificates(),
+        evidence: sources.evidence.as_ref().map(notary::Status::get),
         ..Observation::default()
     };
     let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else { return process };
@@ -251,6 +256,9 @@ impl Conditions {
                 ends(&seen.certificates, |left| (0..=CERTIFICATE_WARNING_SECS).contains(&left), wall)
             }
             Alarm::CertificateExpired => ends(&seen.certificates, |left| left < 0, wall),
+            Alarm::EvidenceFork => seen.evidence.as_ref().and_then(evidence::contradicted),
+            Alarm::EvidenceUnsigned => seen.evidence.as_ref().and_then(evidence::unsigned),
+            Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(|state| evidence::unanchored(state, wall)),
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::DatabaseRestored

@@ -31,6 +31,8 @@ impl OwnFiles {
             .chain(auth.tokens_file.as_deref())
             .chain(config.audit.digest_key_file.as_deref())
             .chain(config.server.state_key_file.as_deref())
+            .chain(config.evidence.key_file.as_deref())
+            .chain(config.evidence.second_key_file.as_deref())
             .chain(config.postgres.password_file.as_deref())
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))

@@ -2,6 +2,7 @@
 //!
 //! A witness may lie, be late or be another one: nothing that it sends counts before it is verified with its key.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Response, StatusCode};
@@ -29,8 +30,8 @@ const CLOCK_DIFFERENCE_MAX: u64 = 300;
 /// The most characters of an answer in an error. *Chosen*: a line of a log.
 const SHOWN_CHARS: usize = 200;
 
-/// A witness that is reached by HTTP.
-#[derive(Clone, Debug)]
+/// A witness that is reached by HTTP. Its `Debug` output has its keys, and not its URL.
+#[derive(Clone)]
 pub struct WitnessClient {
     /// Without a slash at its end.
     prefix: String,
@@ -168,6 +169,12 @@ enum Answer {
     Signed(Cosigned),
     /// The witness knows a tree of another size than the request begins with.
     OldSize(u64),
+}
+
+impl fmt::Debug for WitnessClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WitnessClient").field(&self.keys).finish() // I8: part of a URL may be a secret.
+    }
 }
 
 impl WitnessClient {

@@ -20,7 +20,7 @@ use crate::common::wait::{SOON, until_async};
 use crate::rig::{Rig, call, delivered, many, reader, stop};
 
 /// Every table of the trail.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 10] = [
     "audit_log",
     "audit_log_default",
     "audit_stream",
@@ -29,6 +29,8 @@ const TABLES: [&str; 8] = [
     "audit_registrar",
     "audit_foreign",
     "audit_policy",
+    "audit_checkpoint",
+    "audit_anchor",
 ];
 
 /// A database with the schema, and a login for one gateway.

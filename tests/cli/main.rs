@@ -32,6 +32,7 @@ mod config_check;
 mod connect;
 mod directory;
 mod docs;
+mod evidence;
 mod gateways;
 mod help;
 mod logins;

@@ -144,6 +144,7 @@ async fn metrics_are_served_without_auditing() {
     .unwrap();
     let board = gatepost::ops::alarm::Board::default();
     let sources = gatepost::ops::status::Sources {
+        evidence: None,
         probe: None,
         gateway: gateway.handle(),
         board,

@@ -36,7 +36,7 @@ mod witness;
 #[allow(clippy::unused_self, clippy::unnecessary_wraps, clippy::needless_pass_by_value)]
 #[path = "../../src/audit"]
 mod audit {
-    pub use gatepost::audit::{chain, codec, meter, record, redact};
+    pub use gatepost::audit::{chain, codec, meter, record, redact, tree};
 
     pub mod ring;
     pub mod scribe;

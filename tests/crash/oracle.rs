@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status, Timestamp};
 use gatepost::audit::sink::CursorUpdate;
+use gatepost::audit::tree::Tree;
 use gatepost::audit::verify::{Expect, Heads};
 
 use crate::common::checked;
@@ -40,6 +41,8 @@ pub struct Evidence {
     pub written_after_failure: Vec<String>,
     /// Records that a gateway gave up which was not killed.
     pub given_up: usize,
+    /// The trees of which checkpoints could have been signed, in order.
+    pub signed: Vec<Tree>,
     /// How the sink breaks its promises.
     pub sink: SinkLie,
 }
@@ -66,10 +69,10 @@ pub enum SinkLie {
 /// A check: its name, and what it finds.
 pub type Check = (&'static str, fn(&Evidence) -> Vec<String>);
 
-/// The check that is asked last: it finds much of what the others find, and what only other epochs show.
+/// The check that is asked after [`CHECKS`]: it finds much of what the others find, and what only other epochs show.
 pub const VERIFY: &str = "audit verify finds no fault";
 
-/// All checks but [`VERIFY`].
+/// The checks that are asked first.
 pub const CHECKS: [Check; 11] = [
     ("the gateway starts", |seen| seen.not_started.clone()),
     ("stored records are kept", stored_records_are_kept),
@@ -85,6 +88,12 @@ pub const CHECKS: [Check; 11] = [
         0 => Vec::new(),
         count => vec![format!("{count} records")],
     }),
+];
+
+/// The checks that are asked after [`VERIFY`]: they find much of what the others find.
+pub const LOG_CHECKS: [Check; 2] = [
+    ("signed trees hold", signed_trees_hold),
+    ("an epoch names its place in the log", an_epoch_names_its_place_in_the_log),
 ];
 
 impl Evidence {
@@ -145,12 +154,18 @@ impl Evidence {
 
     /// What is wrong, with the name of the check that says so.
     pub fn violations(&self) -> Vec<(&'static str, String)> {
-        let found = CHECKS.iter().flat_map(|(name, check)| check(self).into_iter().map(|what| (*name, what)));
-        let mut found: Vec<_> = found.collect();
+        let mut found = self.found_by(&CHECKS);
         if found.is_empty() {
             found.extend(self.faults().into_iter().map(|what| (VERIFY, what)));
         }
+        if found.is_empty() {
+            found = self.found_by(&LOG_CHECKS);
+        }
         found
+    }
+
+    fn found_by(&self, checks: &[Check]) -> Vec<(&'static str, String)> {
+        checks.iter().flat_map(|(name, check)| check(self).into_iter().map(|what| (*name, what))).collect()
     }
 
     /// The faults that `audit verify` finds when all that is left is delivered.
@@ -248,4 +263,52 @@ fn the_cursor_is_at_the_last_row(seen: &Evidence) -> Vec<String> {
 fn epochs_rise(seen: &Evidence) -> Vec<String> {
     let fall = seen.epochs.windows(2).filter(|pair| pair[1] <= pair[0]);
     fall.map(|pair| format!("{} comes behind {}", pair[1], pair[0])).collect()
+}
+
+/// Each signed tree can be computed again from the records. Not where records are lost: of some, the hash is too.
+fn signed_trees_hold(seen: &Evidence) -> Vec<String> {
+    let places = seen.places();
+    let mut grown: BTreeMap<Epoch, Vec<Tree>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for tree in seen.signed.iter().filter(|_| seen.damaged.is_empty()) {
+        let sizes = grown.entry(tree.log).or_insert_with(|| {
+            let mut tree = Tree::begin(tree.log);
+            let mut sizes = vec![tree.clone()];
+            for (_, record) in places.range((tree.log, Seq::ZERO)..) {
+                tree.push(&record.position);
+                sizes.push(tree.clone());
+            }
+            sizes
+        });
+        if usize::try_from(tree.size()).ok().and_then(|size| sizes.get(size)) != Some(tree) {
+            wrong.push(format!("log {} at {:?}, size {}", tree.log, tree.last, tree.size()));
+        }
+    }
+    wrong
+}
+
+/// `gateway/opened` says at which index of which log the epoch begins, and a log does not end without need.
+fn an_epoch_names_its_place_in_the_log(seen: &Evidence) -> Vec<String> {
+    let places = seen.places();
+    let mut wrong = Vec::new();
+    let mut before_it: Option<(Epoch, bool)> = None;
+    for ((epoch, _), record) in places.iter().filter(|(_, record)| record.entry.call.method == "gateway/opened") {
+        let context = record.entry.call.request_args.as_deref().unwrap_or_default();
+        let details: serde_json::Value = serde_json::from_str(context).unwrap_or_default();
+        let stated = details["log"].as_u64().map(Epoch).zip(details["first_index"].as_u64());
+        let Some((of, index)) = stated else {
+            wrong.push(format!("epoch {epoch} names no place"));
+            continue;
+        };
+        let before = places.range((of, Seq::ZERO)..(*epoch, Seq::ZERO)).count() as u64;
+        if index != before && seen.damaged.is_empty() {
+            wrong.push(format!("epoch {epoch} begins at {before} of log {of}, and says {index}"));
+        }
+        // Of an epoch at level `queued` that crashed, the sink may have more than the outbox knows.
+        if before_it.is_some_and(|(log, is_queued)| log != of && !is_queued) && seen.damaged.is_empty() {
+            wrong.push(format!("epoch {epoch} begins a new log"));
+        }
+        before_it = Some((of, details["level"] == "queued"));
+    }
+    wrong
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::oracle::{CHECKS, SinkLie, VERIFY};
+use crate::oracle::{CHECKS, LOG_CHECKS, SinkLie, VERIFY};
 use crate::sim_disk::{Crash, Fault, Lie};
 use crate::simulation::{LARGE_BYTES, Life, SeededFault, Simulation, Step};
 use gatepost::audit::record::Status;
@@ -19,6 +19,8 @@ const CHAIN: &str = "the chain holds";
 const ONE_RECORD: &str = "a begun call has one record";
 const CURSOR: &str = "the cursor is at the last row";
 const EPOCHS: &str = "epochs rise";
+const SIGNED: &str = "signed trees hold";
+const PLACE: &str = "an epoch names its place in the log";
 const WHOLE: &str = "files stay whole";
 const SEALED: &str = "a failed file is not written";
 const GIVEN_UP: &str = "nothing is given up";
@@ -179,9 +181,27 @@ fn seeded_faults() -> Vec<Row> {
     ]
 }
 
+fn seeded_faults_of_the_log() -> Vec<Row> {
+    let row = |name, noticed_by, run| Row { name, run, noticed_by };
+    vec![
+        row("a tree with another record than the one that is stored", &[SIGNED], |simulation| {
+            simulation.live(&Life { seeded_fault: SeededFault::TreeChanged, ..life() });
+            simulation.crash(Crash::Kill);
+            simulation.settle();
+        }),
+        row("a log that is forgotten", &[PLACE], |simulation| {
+            simulation.live(&life());
+            simulation.crash(Crash::Kill);
+            simulation.live(&Life { seeded_fault: SeededFault::LogForgotten, ..Life::default() });
+            simulation.crash(Crash::Kill);
+            simulation.settle();
+        }),
+    ]
+}
+
 /// What notices a row, one set a seed: what a power loss keeps is chance.
 fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
-    let seeds = (0..12).map(|seed| {
+    let seeds = (0..24).map(|seed| {
         let mut simulation = Simulation::new(seed);
         (row.run)(&mut simulation);
         simulation.evidence().caught_by()
@@ -192,7 +212,7 @@ fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
 #[test]
 fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
     let mut alone = BTreeSet::new();
-    for row in seeded_faults() {
+    for row in seeded_faults().into_iter().chain(seeded_faults_of_the_log()) {
         let noticed = noticed(&row);
         for check in row.noticed_by {
             let name = row.name;
@@ -204,7 +224,7 @@ fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
         alone.extend(noticed.into_iter().filter(|by| by.len() == 1).flatten());
     }
     // Every check is needed: some fault is noticed by that check alone.
-    assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).chain([VERIFY]).collect());
+    assert_eq!(alone, CHECKS.iter().chain(&LOG_CHECKS).map(|(name, _)| *name).chain([VERIFY]).collect());
 }
 
 #[test]

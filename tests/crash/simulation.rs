@@ -19,11 +19,12 @@ use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::fs::Fs;
 use gatepost::audit::outbox::{Keep, Opening, Reader};
 use gatepost::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Timestamp,
 };
 use gatepost::audit::ring::{Phase, Reservation, Ring, RingLimits, StoredReceiver, StoredSender, WindowRead};
-use gatepost::audit::scribe::{ConfigSummary, Mode, Scribe};
+use gatepost::audit::scribe::{ConfigSummary, Mode, Scribe, StoredTree};
 use gatepost::audit::sink::CursorUpdate;
+use gatepost::audit::tree::Tree;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -94,6 +95,10 @@ pub enum SeededFault {
     IntentsDropped,
     /// The lock outlives the gateway.
     LockKept,
+    /// What is signed has another record than what is stored.
+    TreeChanged,
+    /// The tree of the earlier lives is not found at the start.
+    LogForgotten,
 }
 
 /// How a life ended.
@@ -141,6 +146,8 @@ struct Driver {
     /// Called after every commit that was begun.
     inspect: Option<Inspect>,
     disk: SimDisk,
+    /// What might be signed at any moment.
+    stored_tree: StoredTree,
     waiting: Vec<(StoredReceiver, RequestId, Option<Status>)>,
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
@@ -239,6 +246,9 @@ impl Simulation {
         if life.seeded_fault == SeededFault::IntentsDropped {
             opening.interrupted.clear();
         }
+        if life.seeded_fault == SeededFault::LogForgotten {
+            opening.tree = Tree::begin(opening.epoch);
+        }
         opening.keep = life.keeps.then_some(KEEP);
         let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
         let about = ConfigSummary {
@@ -269,6 +279,7 @@ impl Simulation {
             unheard: Vec::new(),
             inspect: self.inspect.clone(),
             disk: self.disk.clone(),
+            stored_tree: scribe.stored_tree(),
             open: Vec::new(),
             waiting: Vec::new(),
             evidence: Arc::clone(&self.evidence),
@@ -284,6 +295,7 @@ impl Simulation {
         let report = scribe.run();
         self.disk.unwatch();
         driver.lock().unwrap().hear();
+        driver.lock().unwrap().sign();
         match report.lost {
             _ if self.disk.is_frozen() => Ending::Crashed,
             // One failure is no reason to give anything up.
@@ -411,6 +423,7 @@ impl Driver {
             Moment::Looked if over => {}
             Moment::Looked => {
                 self.hear();
+                self.sign();
                 if let Some(inspect) = self.inspect.clone() {
                     inspect(&self.evidence(), &self.disk);
                 }
@@ -517,6 +530,20 @@ impl Driver {
                 Err(oneshot::error::TryRecvError::Empty) => self.waiting.push((receiver, id, status)),
                 Err(oneshot::error::TryRecvError::Closed) => {}
             }
+        }
+    }
+
+    /// Writes down the tree that a checkpoint could be signed of now.
+    fn sign(&self) {
+        let mut tree = self.stored_tree.get();
+        if self.seeded_fault == SeededFault::TreeChanged {
+            let (epoch, seq) = tree.last.unwrap_or((self.epoch, Seq::ZERO));
+            let (prev_hash, hash) = (Digest::ZERO, Digest::of(b"another record"));
+            tree.push(&StreamPosition { gateway_id: GATEWAY, epoch, seq: seq.next(), prev_hash, hash });
+        }
+        let mut evidence = self.evidence();
+        if evidence.signed.last() != Some(&tree) {
+            evidence.signed.push(tree);
         }
     }
 

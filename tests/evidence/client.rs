@@ -171,6 +171,6 @@ async fn i8_a_witness_is_reached_by_tls_and_no_error_shows_its_url() {
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let client = WitnessClient::new(&format!("http://{unused}/hunter2"), vec![key]).unwrap();
     let error = anyhow::Error::new(submit(&client, &log, 0, 1).await.0.unwrap_err());
-    let shown = format!("{error:#} {error:?}");
+    let shown = format!("{error:#} {error:?} {client:?}");
     assert!(shown.contains("no answer from the witness") && !shown.contains("hunter2"), "{shown}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::segment::Segment;
 use crate::audit::chain::Head;
 use crate::audit::record::{Epoch, RequestId};
+use crate::audit::tree::Tree;
 
 /// The changes that one commit makes. They take effect together or not at all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Commit<'a> {
     pub keeps: bool,
     /// Earlier epochs whose end in Postgres is settled from now on.
     pub settled: &'a [Epoch],
+    /// The tree after the new records.
+    pub tree: Option<&'a Tree>,
     /// True if the last record of this commit closes the epoch.
     pub closes: bool,
 }

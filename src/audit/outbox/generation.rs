@@ -10,6 +10,7 @@
 //!            "damage"      JSON, only in a file that replaces a damaged one: what was kept and what was lost
 //!            "begun"       i64 LE: when the file was begun, in microseconds since 1970 UTC
 //!            "queued"      present if the epoch runs at level `queued`: Postgres may have more of it than this outbox
+//!            "tree"        the tree over all stored records of the log, see `src/audit/tree.rs`
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
 //! intents    request id, 16 bytes -> intent frame; only in the newest generation
@@ -45,6 +46,7 @@ use super::segment::{self, Segment, SegmentValue};
 use super::storage_backend::{FailStopFile, OverlayFile};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
+use crate::audit::tree::Tree;
 
 /// The memory that redb may use for the pages of a file that is being written, in bytes. *Measured*
 /// (`docs/measurements.md`, "redb"): 8 to 64 MB repair a file as fast as the default of 1 GiB, in 12 to 70 MB resident.
@@ -108,6 +110,8 @@ pub(super) struct Carried {
     pub(super) unsettled: BTreeMap<Epoch, Head>,
     /// The contents of sealed files, as far as they are known.
     pub(super) files: BTreeMap<FileNumber, FileSpan>,
+    /// The tree over all stored records, if it is known.
+    pub(super) tree: Option<Tree>,
 }
 
 /// An open generation file.
@@ -163,6 +167,9 @@ impl Generation {
             if let Some((epoch, head)) = meta.previous {
                 let bytes = [&epoch.0.to_le_bytes(), head_bytes(head).as_slice()].concat();
                 table.insert("previous", bytes.as_slice())?;
+            }
+            if let Some(tree) = &carried.tree {
+                table.insert("tree", tree.to_bytes().as_slice())?;
             }
             // redb opens a table only once at a time, and `apply` opens it again.
             drop(table);
@@ -254,6 +261,14 @@ impl Generation {
                 _ => Err(broken("its meta table lacks gateway_id, epoch or head")),
             }
         })
+    }
+
+    /// The tree over all records that were stored when this file was written last; `None` if it is not known.
+    pub(super) fn tree(&self) -> Result<Option<Tree>, OutboxError> {
+        let bytes = self.read("read", |transaction| {
+            Ok(transaction.open_table(META)?.get("tree")?.map(|guard| guard.value().to_vec()))
+        })?;
+        Ok(bytes.as_deref().and_then(Tree::from_bytes))
     }
 
     /// The delivery watermarks, by epoch.
@@ -436,6 +451,9 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
         for epoch in commit.settled {
             table.remove(epoch.0)?;
         }
+    }
+    if let Some(tree) = commit.tree {
+        transaction.open_table(META)?.insert("tree", tree.to_bytes().as_slice())?;
     }
     if commit.closes {
         transaction.open_table(META)?.insert("closed", PRESENT)?;

@@ -20,6 +20,10 @@ use super::writer::{EpochStart, Outbox};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{Call, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::tree::Tree;
+
+/// A file in the directory with which an operator lets a new log begin at the next start.
+pub const NEW_LOG_NAME: &str = "new-log";
 
 /// Most earlier epochs whose end in Postgres is not settled. *Chosen*: a gateway at level `queued` that crashes more
 /// often than this while Postgres is down has other troubles.
@@ -52,6 +56,9 @@ pub struct Opening {
     pub interrupted: Vec<Call>,
     /// The damage that was found, and earlier damage, whose records may be among what is lost.
     pub damages: Vec<FoundDamage>,
+    /// The tree that the epoch continues: the one over all records of the log so far or, if these are not known for
+    /// sure, the empty tree of a new log.
+    pub tree: Tree,
     /// True if the epoch runs at level `queued`. The caller sets it before the epoch begins.
     pub queued: bool,
     /// The limits of what is kept of delivered records; `None` keeps nothing. The caller sets it before the epoch
@@ -66,6 +73,8 @@ pub struct Opening {
     unreadable: Vec<PathBuf>,
     /// The epoch of the newest file that can be read, and its last stored record.
     stored: Option<(Epoch, Head)>,
+    /// An operator wants a new log.
+    wants_new_log: bool,
     carried: Carried,
 }
 
@@ -111,10 +120,13 @@ impl Opening {
         let read = ended.stored.map_or(Epoch(0), |(epoch, _)| epoch);
         let begun = Epoch(read.0 + (last_number.0 - newest_read.0)).max(note.map_or(Epoch(0), |note| note.epoch));
         let damages = describe_all(fs.as_ref(), dir, damages, (ended.first_unread(), begun))?;
-        let previous = ended.previous(note, &damages);
+        let (previous, epoch) = (ended.previous(note, &damages), begun.next());
+        let wants_new_log = fs.identity(&dir.join(NEW_LOG_NAME)).is_ok();
+        let tree = ended.tree(previous).filter(|_| !wants_new_log);
         Ok(Self {
             gateway_id,
-            epoch: begun.next(),
+            epoch,
+            tree: tree.unwrap_or_else(|| Tree::begin(epoch)),
             previous,
             interrupted: ended.interrupted,
             damages,
@@ -127,6 +139,7 @@ impl Opening {
             last_number,
             unreadable,
             stored: ended.stored,
+            wants_new_log,
             carried: ended.carried,
         })
     }
@@ -151,6 +164,7 @@ impl Opening {
         let meta = FileMeta { gateway_id, epoch, begun, head, closed: false, queued, previous, damage: None };
         let damages = self.damages.into_iter().map(|found| found.damage).collect();
         let fs_of_epoch = Arc::clone(&fs);
+        let new_log = self.wants_new_log.then(|| dir.join(NEW_LOG_NAME));
         let limits = (bytes_max, keep);
         let start = EpochStart { fs: fs_of_epoch, dir, lock, numbers, last_number, carried, damages, meta, limits };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
@@ -158,6 +172,10 @@ impl Opening {
         for path in unreadable {
             // Its second name is in `quarantine/`, and the new epoch has a record for it.
             fs.remove(&path).map_err(OutboxError::io("move to quarantine", &path))?;
+        }
+        if let Some(marker) = new_log {
+            // If it stays, the next start begins one more log, which does no harm.
+            fs.remove(&marker).ok();
         }
         outbox.refill_ballast();
         Ok(outbox)
@@ -181,6 +199,7 @@ impl Ended {
             delivered: newest.delivered()?.into_iter().collect(),
             unsettled: newest.unsettled()?.into_iter().collect(),
             files: newest.files()?,
+            tree: newest.tree()?,
         };
         Ok(Self {
             stored: Some((meta.epoch, stream_end(newest, meta)?)),
@@ -198,6 +217,14 @@ impl Ended {
             Some((epoch, _)) => epoch,
             None => Epoch(1),
         }
+    }
+
+    /// The tree over all records of the log, if it ends where the `previous` epoch does.
+    fn tree(&self, previous: Option<PreviousEpoch>) -> Option<Tree> {
+        let end = previous.map(|previous| (previous.epoch, previous.head.seq));
+        // Postgres may have more of an epoch whose end is not settled.
+        let is_settled = end.is_none_or(|(epoch, _)| !self.carried.unsettled.contains_key(&epoch));
+        self.carried.tree.clone().filter(|tree| is_settled && tree.last == end)
     }
 
     /// The previous epoch and its end: the later of what is stored and what is noted as delivered. If Postgres may have

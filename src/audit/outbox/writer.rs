@@ -306,6 +306,7 @@ impl Outbox {
             self.meta.head = head;
             self.files.set_head(self.meta.epoch, head);
         }
+        self.carried.tree = commit.tree.cloned().or(self.carried.tree.take());
         self.meta.closed |= commit.closes;
         self.note_delivered(commit.delivered);
         self.carried.unsettled.retain(|epoch, _| !commit.settled.contains(epoch));

@@ -61,7 +61,8 @@ impl<'c> Reading<'c> {
     }
 
     /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}`, `{quarantine}`,
-    /// `{policy}` and `{gateway}`. Only constant texts are passed, and the name of the schema is quoted.
+    /// `{policy}`, `{gateway}`, `{checkpoint}` and `{anchor}`. Only constant texts are passed, and the name of the
+    /// schema is quoted.
     pub(super) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
         let mut sql = sql.to_owned();
         for (placeholder, table) in [
@@ -70,6 +71,8 @@ impl<'c> Reading<'c> {
             ("{quarantine}", "audit_quarantine"),
             ("{policy}", "audit_policy"),
             ("{gateway}", "audit_gateway"),
+            ("{checkpoint}", "audit_checkpoint"),
+            ("{anchor}", "audit_anchor"),
         ] {
             sql = sql.replace(placeholder, &self.table(table));
         }

@@ -11,6 +11,21 @@ const EVENTS_SHARE: u64 = 8;
 /// room for two million calls after refusals have used up the rest.
 const CALLS_SHARE: u64 = 4;
 
+/// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
+const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
+
+/// Logs that the fill level crossed a limit.
+pub(super) fn log_change(before: Space, now: Space) {
+    for percent in ALARM_PERCENTS {
+        if before.percent() < percent && now.percent() >= percent {
+            tracing::error!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox is {percent} % full");
+        }
+    }
+    if now.has_room() && !before.has_room() {
+        tracing::info!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox has room again");
+    }
+}
+
 /// The capacity of an outbox with this fill level.
 pub(super) fn of(space: Space) -> OutboxCapacity {
     OutboxCapacity {

@@ -7,6 +7,7 @@ use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
 use crate::audit::record::{Call, Digest, DigestKey, Entry, Epoch, Outcome, PolicyText, Status};
 use crate::audit::ring::{Restored, UnrecordedCalls};
+use crate::audit::tree::Tree;
 
 /// The configuration, as the opening record states it.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ fn event(status: Status, message: Option<String>, call: Call) -> Entry {
 }
 
 /// The first record of an epoch. That of a long policy continues in [`policy`].
-pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
+pub(super) fn opened(opening: &Opening, config: &ConfigSummary, tree: &Tree) -> Entry {
     let previous = opening.previous;
     let crashed = previous.is_some_and(|previous| !previous.closed);
     let mut details = serde_json::json!({
@@ -41,6 +42,8 @@ pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
         "previous_hash": previous.map(|previous| previous.head.hash),
         "previous_closed": previous.map(|previous| previous.closed),
         "interrupted": opening.interrupted.len(),
+        "log": tree.log,
+        "first_index": tree.size(),
     });
     if let Some(details) = details.as_object_mut() {
         config.policy.state_in(details);

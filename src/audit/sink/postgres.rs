@@ -3,6 +3,7 @@
 //!
 //! The gateway's login may execute the functions of `migrations/0001_audit.sql` and nothing else.
 
+mod checkpoints;
 mod connection;
 mod database_state;
 mod delivery;

@@ -12,6 +12,7 @@ use crate::schedules::outbox::{Opening, Stored};
 use crate::schedules::sync::{Time, chance, explore, gives_up};
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
+use gatepost::audit::tree::Tree;
 use shuttle::future::block_on;
 use shuttle::thread;
 use tokio::sync::oneshot;
@@ -169,6 +170,7 @@ fn live(plan: Plan) {
         previous: None,
         interrupted: Vec::new(),
         damages: Vec::new(),
+        tree: Tree::begin(Epoch(1)),
         queued: false,
         stored: stored.clone(),
         fails: plan.fails,

@@ -10,6 +10,7 @@ use gatepost::audit::codec;
 use gatepost::audit::outbox::damage::Damage;
 pub use gatepost::audit::outbox::{Commit, FoundDamage, OutboxError, PreviousEpoch, Segment, Space, damage};
 use gatepost::audit::record::{AuditRecord, Call, Epoch, GatewayId, RequestId, Seq};
+use gatepost::audit::tree::Tree;
 
 /// What is in it. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +63,7 @@ pub struct Opening {
     pub previous: Option<PreviousEpoch>,
     pub interrupted: Vec<Call>,
     pub damages: Vec<FoundDamage>,
+    pub tree: Tree,
     pub queued: bool,
     pub stored: Stored,
     /// One in so many commits fails; none where it is 0.

@@ -49,7 +49,7 @@ pub(super) const NOT_REGISTERED: &str = "GP001";
 
 /// The effect of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+pub(super) enum Effect {
     /// Records are delivered: the commit has to be durable, see [`sql::DURABILITY`].
     Delivery,
     /// Nothing that has to be there after a crash of the server.
@@ -147,7 +147,7 @@ impl PostgresSink {
     }
 
     /// Runs one statement in a transaction of its own, which is committed if that is as durable as `effect` needs.
-    async fn fetch(
+    pub(super) async fn fetch(
         &mut self,
         operation: &'static str,
         statement: Query<'_, Postgres, PgArguments>,

@@ -1,0 +1,279 @@
+//! Checkpoints of logs and the hashes between them, from one snapshot of the database.
+
+use std::convert::Infallible;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::reading::{Reading, bigint};
+use super::row::timestamp;
+use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::sql::{self, Connection};
+use crate::evidence::tree::{Edge, Hash, NodeId, NodeSource, TreeHead, leaf_hash, node_hash};
+
+/// The columns of a checkpoint.
+const COLUMNS: &str = "c.log, c.size, c.epoch, c.seq, c.root, c.edge, c.note, c.stored_at";
+
+/// The first checkpoint that covers a record, and that an anchor of a kind confirmed if `$4` is not NULL.
+const COVERING: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log <= $2 AND (c.epoch, c.seq) >= ($2, $3)
+    AND ($4::text IS NULL OR EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log
+        AND a.size = c.size AND a.kind = $4))
+    ORDER BY c.log DESC, c.size LIMIT 1";
+
+/// The last checkpoint of a log that does not cover a record.
+const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2 AND (c.epoch, c.seq) < ($3, $4)
+    ORDER BY c.size DESC LIMIT 1";
+
+const ANCHORS: &str = "SELECT anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
+    WHERE gateway_id = $1 AND log = $2 AND size = $3 ORDER BY anchor";
+
+/// The hashes of the records after one place, up to another one.
+const HASHES: &str = "SELECT r.hash FROM (
+        SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
+        UNION ALL SELECT epoch, seq, hash FROM {quarantine}
+        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq";
+
+/// A checkpoint in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// The log, named by its first epoch.
+    pub log: Epoch,
+    /// The tree.
+    pub head: TreeHead,
+    /// The place of the last record in the tree.
+    pub last: (Epoch, Seq),
+    /// The right edge of the tree.
+    pub edge: Edge,
+    /// The note as its gateway signed it.
+    pub note: String,
+    /// When it was stored, by the database's clock.
+    pub stored_at: Timestamp,
+    /// What anchors said of it.
+    pub anchors: Vec<StoredAnchor>,
+}
+
+/// What an anchor said of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAnchor {
+    /// Its name in the configuration of the gateway.
+    pub name: String,
+    /// Its kind: `witness`, `tsa`, `s3` or `command`.
+    pub kind: String,
+    /// What it said first, and when.
+    pub first: (Vec<u8>, Timestamp),
+    /// What it said last, and when.
+    pub last: (Vec<u8>, Timestamp),
+}
+
+/// One snapshot of the checkpoints and records of a gateway.
+pub struct LogReading<'c> {
+    reading: Reading<'c>,
+    gateway_id: GatewayId,
+}
+
+impl std::fmt::Debug for LogReading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogReading").field("gateway_id", &self.gateway_id).finish_non_exhaustive()
+    }
+}
+
+impl<'c> LogReading<'c> {
+    /// Begins a snapshot.
+    ///
+    /// # Errors
+    /// Any error of Postgres; see [`super::remedy`].
+    pub async fn begin(connection: &'c mut Connection, gateway_id: GatewayId) -> Result<Self, sqlx::Error> {
+        Ok(Self { reading: Reading::begin(connection).await?, gateway_id })
+    }
+
+    /// The first checkpoint that covers the record at `place`; with `kind`, the first that such an anchor confirmed.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn covering(
+        &mut self,
+        place: (Epoch, Seq),
+        kind: Option<&str>,
+    ) -> Result<Option<StoredCheckpoint>, sqlx::Error> {
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {COVERING}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(place.0.0)).bind(bigint(place.1.0)).bind(kind);
+        let row = query.fetch_optional(&mut *self.reading.transaction).await?;
+        self.with_anchors(row).await
+    }
+
+    /// The last checkpoint of the log that does not cover the record at `place`.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn before(&mut self, log: Epoch, place: (Epoch, Seq)) -> Result<Option<StoredCheckpoint>, sqlx::Error> {
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {BEFORE}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0));
+        let query = query.bind(bigint(place.0.0)).bind(bigint(place.1.0));
+        let row = query.fetch_optional(&mut *self.reading.transaction).await?;
+        self.with_anchors(row).await
+    }
+
+    /// The nodes of the tree of `to`, from those of the tree of `from` (none: the empty tree) and the records in
+    /// between.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`], and [`sqlx::Error::RowNotFound`] if records in between are missing.
+    pub async fn nodes(
+        &mut self,
+        from: Option<&StoredCheckpoint>,
+        to: &StoredCheckpoint,
+    ) -> Result<KnownNodes, sqlx::Error> {
+        let (edge, after) = match from {
+            Some(from) => (from.edge.clone(), from.last),
+            None => (Edge::default(), (to.log, Seq::ZERO)),
+        };
+        let sql = self.reading.sql(HASHES);
+        let query = sql::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(after.0.0)).bind(bigint(after.1.0));
+        let query = query.bind(bigint(to.last.0.0)).bind(bigint(to.last.1.0));
+        let hashes: Vec<Vec<u8>> = query.fetch_all(&mut *self.reading.transaction).await?;
+        let records: Option<Vec<_>> = hashes.into_iter().map(|hash| hash.try_into().ok()).collect();
+        let nodes = records.map(|records| KnownNodes { edge, records });
+        nodes.filter(|nodes| nodes.size() == to.head.size).ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// Ends the snapshot.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn end(self) -> Result<(), sqlx::Error> {
+        self.reading.end().await
+    }
+
+    async fn with_anchors(&mut self, row: Option<PgRow>) -> Result<Option<StoredCheckpoint>, sqlx::Error> {
+        let Some(row) = row else { return Ok(None) };
+        let mut checkpoint = checkpoint(&row)?;
+        let sql = self.reading.sql(ANCHORS);
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(checkpoint.log.0));
+        let query = query.bind(bigint(checkpoint.head.size));
+        for row in query.fetch_all(&mut *self.reading.transaction).await? {
+            checkpoint.anchors.push(StoredAnchor {
+                name: row.try_get(0)?,
+                kind: row.try_get(1)?,
+                first: (row.try_get(2)?, timestamp(&row, 3)?),
+                last: (row.try_get(4)?, timestamp(&row, 5)?),
+            });
+        }
+        Ok(Some(checkpoint))
+    }
+}
+
+fn checkpoint(row: &PgRow) -> Result<StoredCheckpoint, sqlx::Error> {
+    let number = |idx: usize| row.try_get::<i64, _>(idx).map(i64::unsigned_abs);
+    let damaged = |what: &str| sqlx::Error::Decode(format!("a row of audit_checkpoint has a damaged {what}").into());
+    let (size, root, edge) = (number(1)?, row.try_get::<Vec<u8>, _>(4)?, row.try_get::<Vec<u8>, _>(5)?);
+    let root = Hash(root.try_into().map_err(|_| damaged("root"))?);
+    let (hashes, rest) = edge.as_chunks::<32>();
+    let hashes = hashes.iter().map(|hash| Hash(*hash)).collect();
+    let edge = Edge::from_hashes(size, hashes).ok().filter(|edge| rest.is_empty() && edge.root() == root);
+    Ok(StoredCheckpoint {
+        log: Epoch(number(0)?),
+        head: TreeHead { size, root },
+        last: (Epoch(number(2)?), Seq(number(3)?)),
+        edge: edge.ok_or_else(|| damaged("edge"))?,
+        note: row.try_get(6)?,
+        stored_at: timestamp(row, 7)?,
+        anchors: Vec::new(),
+    })
+}
+
+/// The nodes of a tree: the perfect subtrees of a smaller one, and the hashes of the records after it.
+#[derive(Clone, Debug)]
+pub struct KnownNodes {
+    edge: Edge,
+    records: Vec<[u8; 32]>,
+}
+
+impl KnownNodes {
+    /// The number of records in the tree.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.edge.size() + self.records.len() as u64
+    }
+
+    /// The hashes of the records after the smaller tree.
+    #[must_use]
+    pub fn records(&self) -> &[[u8; 32]] {
+        &self.records
+    }
+
+    /// The index of the record with this hash, among those after the smaller tree.
+    #[must_use]
+    pub fn index_of(&self, hash: &[u8; 32]) -> Option<u64> {
+        let at = self.records.iter().position(|record| record == hash)?;
+        Some(self.edge.size() + at as u64)
+    }
+
+    /// The edge of the whole tree.
+    #[must_use]
+    pub fn whole_edge(&self) -> Edge {
+        let mut edge = self.edge.clone();
+        for record in &self.records {
+            // Full only after more records than seqs have numbers.
+            edge.push(record, |_, _, _| {}).ok();
+        }
+        edge
+    }
+}
+
+/// Proofs need no other nodes: what is to the left of a record after the smaller tree is a subtree of its edge.
+impl NodeSource for KnownNodes {
+    type Error = Infallible;
+
+    fn node(&mut self, id: NodeId) -> Result<Hash, Infallible> {
+        let (begin, end) = (id.index << id.level, (id.index + 1) << id.level);
+        let mut at = 0;
+        for (bit, hash) in (0..u64::BITS).rev().filter(|bit| self.edge.size() >> bit & 1 == 1).zip(self.edge.hashes()) {
+            if at == begin && u32::from(id.level) == bit {
+                return Ok(*hash);
+            }
+            at += 1 << bit;
+        }
+        if let Some(record) = begin.checked_sub(self.edge.size()).filter(|_| end - begin == 1) {
+            let record = usize::try_from(record).ok().and_then(|at| self.records.get(at));
+            return Ok(record.map_or(Hash([0; 32]), leaf_hash));
+        }
+        let Some(level) = id.level.checked_sub(1) else { return Ok(Hash([0; 32])) };
+        let left = self.node(NodeId { level, index: id.index * 2 })?;
+        let right = self.node(NodeId { level, index: id.index * 2 + 1 })?;
+        Ok(node_hash(&left, &right))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::tree::{prove, verify_consistency, verify_inclusion};
+
+    fn record(index: u64) -> [u8; 32] {
+        crate::audit::record::Digest::of(&index.to_le_bytes()).0
+    }
+
+    fn edge(size: u64) -> Edge {
+        let mut edge = Edge::default();
+        (0..size).for_each(|index| edge.push(&record(index), |_, _, _| {}).unwrap());
+        edge
+    }
+
+    #[test]
+    fn proofs_are_made_from_an_edge_and_the_records_after_it() {
+        for old in 0..40 {
+            for new in old + 1..70 {
+                let mut nodes = KnownNodes { edge: edge(old), records: (old..new).map(record).collect() };
+                let (before, head) = (edge(old), TreeHead { size: new, root: edge(new).root() });
+                assert_eq!((nodes.size(), nodes.whole_edge()), (new, edge(new)));
+                for index in old..new {
+                    assert_eq!(nodes.index_of(&record(index)), Some(index));
+                    let proof = prove::inclusion(index, new, &mut nodes).unwrap();
+                    verify_inclusion(index, leaf_hash(&record(index)), head, &proof).unwrap();
+                }
+                let proof = prove::consistency(old, new, &mut nodes).unwrap();
+                verify_consistency(TreeHead { size: old, root: before.root() }, head, &proof).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The notary of a running gateway.
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::database;
+use super::gateway_error::GatewayError;
+use crate::audit::pipeline::Pipeline;
+use crate::audit::sink::postgres::PostgresSink;
+use crate::config::Config;
+use crate::evidence::key::KEY_TEXT_BYTES_MAX;
+use crate::file_access::FileKind;
+use crate::notary::{Notary, Settings, Signer, Status};
+
+/// A notary that runs.
+pub(super) struct RunningNotary {
+    status: Status,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The keys of the configuration; `None` if nothing is to be signed.
+///
+/// # Errors
+/// A file cannot be read, or is not a key.
+pub(super) fn signer(config: &Config) -> Result<Option<Signer>, GatewayError> {
+    let evidence = &config.evidence;
+    let Some(origin) = &evidence.origin else { return Ok(None) };
+    let files = [("evidence.key_file", &evidence.key_file), ("evidence.second_key_file", &evidence.second_key_file)];
+    let mut secrets = Vec::new();
+    for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
+        let fault = |what: String| GatewayError::Config(vec![format!("{key}: {what}")]);
+        let bytes = evidence.files.read(path, FileKind::Secret, KEY_TEXT_BYTES_MAX);
+        let bytes = Zeroizing::new(bytes.map_err(|error| fault(error.to_string()))?);
+        let text = str::from_utf8(&bytes).map_err(|_| fault(format!("{} is not UTF-8", path.display())))?;
+        let text = Zeroizing::new(text.to_owned());
+        Signer::check(&text).map_err(|error| fault(format!("{}: {error}", path.display())))?;
+        secrets.push(text);
+    }
+    Ok(Some(Signer::new(origin, secrets)))
+}
+
+/// Starts the notary of `pipeline`, which signs with `signer`.
+///
+/// # Errors
+/// The URL of Postgres cannot be used.
+pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Result<RunningNotary, GatewayError> {
+    let store = database::options(config).map(|options| PostgresSink::new(&options)).transpose();
+    let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
+    let probe = pipeline.probe();
+    let settings = Settings {
+        gateway_id: probe.stream().0,
+        signer,
+        dir: probe.reader().dir().to_owned(),
+        interval: config.evidence.interval,
+        anchor_max_age: config.evidence.anchor_max_age,
+    };
+    let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(notary.run(stop.clone()));
+    Ok(RunningNotary { status, stop, task })
+}
+
+impl RunningNotary {
+    /// The notary's state.
+    pub(super) fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Signs what was stored since the last checkpoint, and ends.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        if self.task.await.is_err() {
+            tracing::error!("the notary panicked (a bug in Gatepost); the last records are not signed");
+        }
+    }
+}

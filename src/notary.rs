@@ -1,0 +1,22 @@
+//! The notary: signs checkpoints of the gateway's log, so that outsiders can check the trail (`docs/evidence.md`).
+//!
+//! ```text
+//! scribe -> stored tree -> notary -> memory on disk -> Postgres -> anchors
+//! ```
+//!
+//! It signs a tree only after its records are stored, and after it is certain that nobody has a later checkpoint of the
+//! log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it signed is in its
+//! memory on disk before anyone else sees it. No call ever waits for the notary.
+
+mod memory;
+mod signer;
+mod status;
+mod task;
+
+pub use memory::{Memory, MemoryError, Signed};
+pub use signer::{Signer, SignerError, log_name};
+pub use status::{Anchored, EvidenceState, PlaceState, Status};
+pub use task::{Notary, POSTGRES, Settings};
+
+#[cfg(test)]
+mod tests;

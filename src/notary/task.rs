@@ -1,0 +1,181 @@
+//! The notary's task: one look a second, one checkpoint every ten seconds while records come.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::memory::{Memory, MemoryError, Signed};
+use super::signer::Signer;
+use super::status::{Anchored, Status};
+use crate::audit::record::{Epoch, GatewayId, Timestamp};
+use crate::audit::scribe::StoredTree;
+use crate::audit::sink::checkpoints::CheckpointStore;
+use crate::audit::tree::Tree;
+use crate::evidence::tree::TreeHead;
+
+/// The time between two looks. *Chosen*: a fraction of the time between two checkpoints.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time between two checkpoints while records come. *Spec*: `docs/evidence.md`.
+const BUSY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The name of Postgres among the places that get checkpoints.
+pub const POSTGRES: &str = "postgres";
+
+/// The settings of the notary.
+#[derive(Debug)]
+pub struct Settings {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The keys that sign.
+    pub signer: Signer,
+    /// The outbox directory, where the memory is.
+    pub dir: PathBuf,
+    /// The time after which a checkpoint is published again although no records came.
+    pub interval: Duration,
+    /// The age of a place's last confirmation that is a reason for an alarm.
+    pub anchor_max_age: Duration,
+}
+
+/// Signs checkpoints of one gateway's log.
+#[derive(Debug)]
+pub struct Notary<S> {
+    settings: Settings,
+    tree: StoredTree,
+    store: Option<S>,
+    memory: Result<Memory, MemoryError>,
+    status: Status,
+    /// The log whose checkpoints were compared with those of others since the start.
+    compared: Option<Epoch>,
+    /// When the last checkpoint was published.
+    published_at: Option<Instant>,
+}
+
+impl<S: CheckpointStore> Notary<S> {
+    /// A notary of the log whose stored records are in `tree`. It stores checkpoints in `store`, if there is one.
+    #[must_use]
+    pub fn new(settings: Settings, tree: StoredTree, store: Option<S>) -> (Self, Status) {
+        let memory = Memory::read(&settings.dir);
+        let places: &[&str] = if store.is_some() { &[POSTGRES] } else { &[] };
+        let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
+        let watched = status.clone();
+        (Self { settings, tree, store, memory, status, compared: None, published_at: None }, watched)
+    }
+
+    /// Signs until `stop`, and then once more what was stored since.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            let tree = self.tree.get();
+            if self.is_due(&tree) {
+                self.publish(&tree).await;
+            }
+        }
+        let tree = self.tree.get();
+        if self.is_new(&tree) {
+            self.publish(&tree).await;
+        }
+    }
+
+    /// True if records came since the last signed checkpoint.
+    fn is_new(&self, tree: &Tree) -> bool {
+        let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
+        last.is_none_or(|signed| signed.head.size < tree.size())
+    }
+
+    fn is_due(&self, tree: &Tree) -> bool {
+        let is_new = self.is_new(tree);
+        let after = if is_new { BUSY_INTERVAL.min(self.settings.interval) } else { self.settings.interval };
+        self.published_at.is_none_or(|at| at.elapsed() >= after)
+    }
+
+    /// Signs the checkpoint of `tree`, and sends it to all places.
+    async fn publish(&mut self, tree: &Tree) {
+        if tree.size() == 0 {
+            return;
+        }
+        self.published_at = Some(Instant::now());
+        let signed = match self.signed(tree).await {
+            Ok(signed) => signed,
+            Err(Refusal::Fault(text)) => {
+                tracing::error!(error = text, "cannot sign a checkpoint");
+                return self.status.change(|state| state.fault = Some(text));
+            }
+            Err(Refusal::Contradiction(text)) => return self.contradict(tree.log, &text),
+        };
+        self.status.change(|state| state.fault = None);
+        let Some(store) = &mut self.store else { return };
+        let stored = store.store_checkpoint(self.settings.gateway_id, tree, &signed.note).await;
+        if let Err(error) = &stored
+            && error.is_contradiction()
+        {
+            return self.contradict(tree.log, &format!("Postgres refused a checkpoint: {}", error.message));
+        }
+        if let Err(error) = &stored {
+            tracing::warn!(%error, "Postgres did not take a checkpoint; the next one is tried again");
+        }
+        self.status.note(POSTGRES, signed.head.size, stored.map_err(|error| error.to_string()));
+    }
+
+    /// The signed checkpoint of `tree`, which is in the memory on disk.
+    async fn signed(&mut self, tree: &Tree) -> Result<Signed, Refusal> {
+        let memory = self.memory.as_mut().map_err(|error| Refusal::Fault(error.to_string()))?;
+        memory.check(tree, None).map_err(Refusal::Contradiction)?;
+        if self.compared != Some(tree.log) {
+            if let Some(store) = &mut self.store {
+                compare(memory, tree, store, self.settings.gateway_id).await?;
+            }
+            self.compared = Some(tree.log);
+        }
+        let head = TreeHead { size: tree.size(), root: tree.root() };
+        if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {
+            return Ok(signed.clone());
+        }
+        let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head);
+        let note = note.map_err(|error| Refusal::Fault(error.to_string()))?;
+        let signed = Signed { log: tree.log, head, note };
+        memory.remember(signed.clone()).map_err(|error| Refusal::Fault(error.to_string()))?;
+        self.status.change(|state| state.signed = Some(Anchored { size: head.size, at: Timestamp::now() }));
+        Ok(signed)
+    }
+
+    /// Ends the signing of this log, also after a restart.
+    fn contradict(&mut self, log: Epoch, text: &str) {
+        let is_new = self.status.get().contradiction.is_none();
+        if is_new {
+            tracing::error!(%log, contradiction = text, "a signed checkpoint is contradicted; nothing is signed any more");
+        }
+        self.status.change(|state| state.contradiction = Some(text.to_owned()));
+        if is_new
+            && let Ok(memory) = &mut self.memory
+            && let Err(error) = memory.remember_contradiction(log, text)
+        {
+            tracing::error!(%error, "the contradiction is forgotten at the next start");
+        }
+    }
+}
+
+/// Why nothing is signed.
+enum Refusal {
+    /// Something is missing that may come.
+    Fault(String),
+    /// What was signed is contradicted.
+    Contradiction(String),
+}
+
+/// Compares with what the database has of the log of `tree`.
+async fn compare(
+    memory: &Memory,
+    tree: &Tree,
+    store: &mut impl CheckpointStore,
+    gateway_id: GatewayId,
+) -> Result<(), Refusal> {
+    let last = store.last_checkpoint(gateway_id, tree.log).await;
+    let last = last.map_err(|error| {
+        Refusal::Fault(format!("nothing is signed before Postgres told which checkpoint it has: {error}"))
+    })?;
+    memory.check(tree, last.map(|head| ("Postgres", head))).map_err(Refusal::Contradiction)
+}

@@ -1,0 +1,278 @@
+//! The notary against a database that is made up, one rule a test.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::scribe::StoredTree;
+use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation};
+use crate::audit::sink::{ErrorClass, SinkError};
+use crate::audit::tree::Tree;
+use crate::evidence::checkpoint::Checkpoint;
+use crate::evidence::key::{SignatureType, SigningKey};
+use crate::evidence::note::Note;
+use crate::evidence::tree::TreeHead;
+
+const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
+const LOG: Epoch = Epoch(1);
+
+/// A database that keeps checkpoints in memory, and refuses as the real one does.
+#[derive(Clone, Debug, Default)]
+struct Store(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    is_down: bool,
+    checkpoints: Vec<(Epoch, TreeHead, String)>,
+}
+
+impl Store {
+    fn heads(&self) -> Vec<TreeHead> {
+        self.0.lock().checkpoints.iter().map(|(_, head, _)| *head).collect()
+    }
+
+    fn error(sqlstate: Option<&str>) -> SinkError {
+        let (message, sqlstate) = ("no".to_owned(), sqlstate.map(str::to_owned));
+        SinkError { operation: "test", class: ErrorClass::Transient, sqlstate, message }
+    }
+}
+
+impl CheckpointStore for Store {
+    async fn last_checkpoint(&mut self, _: GatewayId, log: Epoch) -> Result<Option<TreeHead>, SinkError> {
+        let kept = self.0.lock();
+        if kept.is_down {
+            return Err(Self::error(None));
+        }
+        Ok(kept.checkpoints.iter().filter(|(of, ..)| *of == log).map(|(_, head, _)| *head).max_by_key(|head| head.size))
+    }
+
+    async fn store_checkpoint(&mut self, _: GatewayId, tree: &Tree, note: &str) -> Result<(), SinkError> {
+        let mut kept = self.0.lock();
+        if kept.is_down {
+            return Err(Self::error(None));
+        }
+        let head = TreeHead { size: tree.size(), root: tree.root() };
+        let of_log = || kept.checkpoints.iter().filter(|(log, ..)| *log == tree.log);
+        if of_log().any(|(_, known, _)| known.size == head.size && known.root != head.root || known.size > head.size) {
+            return Err(Self::error(Some("GP004")));
+        }
+        if of_log().all(|(_, known, _)| *known != head) {
+            kept.checkpoints.push((tree.log, head, note.to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn confirm(&mut self, _: GatewayId, _: &Confirmation) -> Result<bool, SinkError> {
+        Ok(true)
+    }
+}
+
+/// A tree of `log` with `size` records, which differ by `variant`.
+fn tree(log: Epoch, size: u64, variant: u8) -> Tree {
+    let mut tree = Tree::begin(log);
+    for seq in 1..=size {
+        let hash = Digest::of(&[&seq.to_le_bytes()[..], &[variant]].concat());
+        tree.push(&StreamPosition { gateway_id: GATEWAY, epoch: log, seq: Seq(seq), prev_hash: Digest::ZERO, hash });
+    }
+    tree
+}
+
+/// A gateway with its memory in `dir`.
+struct Running {
+    stored: StoredTree,
+    status: Status,
+    stop: tokio_util::sync::CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const SECRET: &str = "PRIVATE+KEY+example.com/gatepost+";
+
+fn secret() -> zeroize::Zeroizing<String> {
+    let (_, text) = SigningKey::generate("example.com/gatepost", SignatureType::Ed25519).unwrap();
+    assert!(text.starts_with(SECRET));
+    text
+}
+
+impl Running {
+    fn start(dir: &Path, store: &Store, tree: Tree) -> Self {
+        let stored = StoredTree::of(tree);
+        let settings = Settings {
+            gateway_id: GATEWAY,
+            signer: Signer::new("example.com/gatepost", vec![secret()]),
+            dir: dir.to_owned(),
+            interval: std::time::Duration::from_mins(1),
+            anchor_max_age: std::time::Duration::from_hours(1),
+        };
+        let (notary, status) = Notary::new(settings, stored.clone(), Some(store.clone()));
+        let stop = tokio_util::sync::CancellationToken::new();
+        let task = tokio::spawn(notary.run(stop.clone()));
+        Self { stored, status, stop, task }
+    }
+
+    /// Lets this many seconds pass.
+    async fn after(&self, seconds: u64) -> EvidenceState {
+        // The clock is paused: the runtime sets it forward while nothing else can run.
+        let seconds = std::time::Duration::from_secs(seconds);
+        tokio::time::timeout(seconds, std::future::pending::<()>()).await.unwrap_err();
+        self.status.get()
+    }
+
+    async fn end(self) -> EvidenceState {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        self.status.get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoints_are_signed_while_records_come_and_published_again_while_none_do() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    let running = Running::start(dir.path(), &store, tree(LOG, 3, 0));
+    let state = running.after(1).await;
+    assert_eq!((state.signed.unwrap().size, state.fault, state.contradiction), (3, None, None));
+    running.stored.set(tree(LOG, 5, 0));
+    running.after(8).await;
+    assert_eq!(store.heads().len(), 1, "not before ten seconds have passed");
+    let state = running.after(2).await;
+    assert_eq!(state.places[POSTGRES].last.unwrap().size, 5);
+    // A database that lost it gets it again, with the same signature.
+    let noted = std::mem::take(&mut store.0.lock().checkpoints);
+    running.after(61).await;
+    assert_eq!(store.0.lock().checkpoints, noted[1..]);
+    // The last one covers what came at the end.
+    running.stored.set(tree(LOG, 6, 0));
+    assert_eq!(running.end().await.signed.unwrap().size, 6);
+    let (_, head, note) = store.0.lock().checkpoints.last().cloned().unwrap();
+    let note = Note::parse(note.as_bytes()).unwrap();
+    let checkpoint = Checkpoint::parse(note.text()).unwrap();
+    assert_eq!((checkpoint.head(), head), (TreeHead { size: 6, root: tree(LOG, 6, 0).root() }, head));
+    assert_eq!(checkpoint.origin(), "example.com/gatepost/00000000-0000-0000-0000-000000000007");
+    assert_eq!(note.signatures()[0].name(), checkpoint.origin());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_signed_before_the_database_told_what_it_has() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    store.0.lock().is_down = true;
+    let running = Running::start(dir.path(), &store, tree(LOG, 3, 0));
+    let state = running.after(30).await;
+    assert!(state.signed.is_none() && state.fault.unwrap().contains("before Postgres told"));
+    assert!(!dir.path().join("checkpoint.json").exists());
+    store.0.lock().is_down = false;
+    let state = running.after(30).await;
+    assert_eq!((state.signed.unwrap().size, state.fault), (3, None));
+    // Once it was compared, an outage of the database does not end the signing.
+    store.0.lock().is_down = true;
+    running.stored.set(tree(LOG, 9, 0));
+    let state = running.after(30).await;
+    assert_eq!(state.signed.unwrap().size, 9);
+    assert_eq!(state.places[POSTGRES].last.unwrap().size, 3);
+    assert!(state.places[POSTGRES].error.is_some());
+}
+
+/// What a gateway with this memory says about this outbox and this database; it must sign nothing.
+async fn contradiction(dir: &Path, store: &Store, tree: Tree) -> String {
+    let before = (store.heads(), std::fs::read_to_string(dir.join("checkpoint.json")).ok());
+    let running = Running::start(dir, store, tree.clone());
+    let state = running.after(30).await;
+    let found = state.contradiction.unwrap();
+    assert!(state.signed.is_none(), "{found}");
+    running.end().await;
+    assert_eq!(store.heads(), before.0, "{found}");
+    // It is remembered, whatever the outbox and the database are then.
+    let again = Running::start(dir, &Store::default(), tree);
+    assert_eq!(again.after(30).await.contradiction.as_ref(), Some(&found));
+    again.end().await;
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_contradicts_a_signed_checkpoint_ends_the_signing() {
+    let signed_at = async |size| {
+        let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+        let running = Running::start(dir.path(), &store, tree(LOG, size, 0));
+        running.after(1).await;
+        running.end().await;
+        (dir, store)
+    };
+    // The outbox was restored from a copy.
+    let (dir, store) = signed_at(5).await;
+    let found = contradiction(dir.path(), &store, tree(LOG, 4, 0)).await;
+    assert!(found.contains("only 4 records"), "{found}");
+    // It has other records.
+    let (dir, store) = signed_at(5).await;
+    let found = contradiction(dir.path(), &store, tree(LOG, 5, 1)).await;
+    assert!(found.contains("other records"), "{found}");
+    // The whole disk was set back, and the outbox has grown since.
+    let (_dir, store) = signed_at(9).await;
+    let (older, _) = signed_at(5).await;
+    let found = contradiction(older.path(), &store, tree(LOG, 20, 0)).await;
+    assert!(found.contains("checkpoint of 9 records") && found.contains("signed has 5"), "{found}");
+    // The memory is lost.
+    let (_dir, store) = signed_at(5).await;
+    let empty = tempfile::tempdir().unwrap();
+    let found = contradiction(empty.path(), &store, tree(LOG, 20, 0)).await;
+    assert!(found.contains("does not remember"), "{found}");
+    // Another gateway with the same id signed as many records.
+    let (dir, _) = signed_at(5).await;
+    let store = Store::default();
+    let other = TreeHead { size: 5, root: tree(LOG, 5, 1).root() };
+    store.0.lock().checkpoints.push((LOG, other, String::new()));
+    let found = contradiction(dir.path(), &store, tree(LOG, 20, 0)).await;
+    assert!(found.contains("another root"), "{found}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_gateways_with_one_memory_do_not_both_continue() {
+    let (one, two, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Store::default());
+    let first = Running::start(one.path(), &store, tree(LOG, 5, 0));
+    first.after(1).await;
+    std::fs::copy(one.path().join("checkpoint.json"), two.path().join("checkpoint.json")).unwrap();
+    let second = Running::start(two.path(), &store, tree(LOG, 5, 0));
+    second.after(1).await;
+    first.stored.set(tree(LOG, 8, 0));
+    first.after(11).await;
+    second.stored.set(tree(LOG, 8, 1));
+    let state = second.after(11).await;
+    assert!(state.contradiction.unwrap().contains("Postgres refused a checkpoint"));
+    assert_eq!(store.heads().len(), 2);
+    assert_eq!(first.end().await.contradiction, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_log_begins_without_the_old_one() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    Running::start(dir.path(), &store, tree(LOG, 5, 0)).end().await;
+    contradiction(dir.path(), &store, tree(LOG, 4, 0)).await;
+    let running = Running::start(dir.path(), &store, tree(Epoch(3), 2, 0));
+    let state = running.after(1).await;
+    assert_eq!((state.signed.unwrap().size, state.contradiction), (2, None));
+    let note = store.0.lock().checkpoints.last().cloned().unwrap().2;
+    assert!(note.starts_with("example.com/gatepost/00000000-0000-0000-0000-000000000007/3\n2\n"), "{note}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_that_cannot_be_read_or_written_signs_nothing() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    Running::start(dir.path(), &store, tree(LOG, 5, 0)).end().await;
+    let path = dir.path().join("checkpoint.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for damaged in ["", "{}", &text[..text.len() / 2], &text.replacen("\"root\":\"", "\"root\":\"A", 1)] {
+        std::fs::write(&path, damaged).unwrap();
+        let running = Running::start(dir.path(), &store, tree(LOG, 9, 0));
+        let state = running.after(30).await;
+        assert!(state.signed.is_none() && state.fault.unwrap().contains("is damaged"), "{damaged}");
+        running.end().await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
+    }
+    std::fs::write(&path, &text).unwrap();
+    // A directory in the place of the new file: it cannot be written, for root neither.
+    std::fs::create_dir(dir.path().join("checkpoint.json.tmp")).unwrap();
+    let running = Running::start(dir.path(), &store, tree(LOG, 9, 0));
+    let state = running.after(30).await;
+    assert!(state.signed.is_none() && state.fault.unwrap().contains("cannot write"));
+    assert_eq!(store.heads().len(), 1, "what is not remembered is not published");
+}
