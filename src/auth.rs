@@ -121,9 +121,12 @@ pub enum AuthError {
     /// The token is valid, but not here.
     #[error("the token is for another audience")]
     Audience,
-    /// The token may be valid, but its issuer's keys were never fetched.
+    /// The token may be valid, but its issuer's keys were never fetched, or its key may have been published since.
     #[error("the keys of the token's issuer cannot be fetched now: try again")]
-    Unavailable,
+    Unavailable {
+        /// The time until they can be fetched.
+        retry_in: Duration,
+    },
     /// The token is valid, but lacks the required scope.
     #[error("the token lacks the scope {scope}")]
     Scope {
@@ -182,6 +185,31 @@ impl Authenticator {
             |(idx, key): &(usize, &ConfiguredKey)| self.keys.get(*idx).is_some_and(|known| known.digest == key.digest);
         let changed = new.keys.iter().enumerate().filter(|key| !is_known(key));
         changed.map(|(idx, _)| format!("auth.keys[{idx}]")).collect()
+    }
+
+    /// Returns true if these rules accept all tokens that the `old` ones accepted, by the same keys. The roles may
+    /// differ.
+    #[must_use]
+    pub fn accepts_all_of(&self, old: &Self) -> bool {
+        let has_all = |new: &[String], old: &[String]| old.iter().all(|value| new.contains(value));
+        let same_key = |one: &ConfiguredKey, other: &ConfiguredKey| {
+            let of = |known: &ConfiguredKey| (known.digest, known.key.algorithm);
+            of(one) == of(other) && (&one.key.issuer, &one.key.kid) == (&other.key.issuer, &other.key.kid)
+        };
+        let has_key = |old: &ConfiguredKey| self.keys.iter().any(|key| same_key(key, old));
+        let has_issuer = |old: &Issuer| {
+            self.published.iter().any(|issuer| {
+                (&issuer.name, &issuer.place) == (&old.name, &old.place)
+                    && old.algorithms.iter().all(|algorithm| issuer.algorithms.contains(algorithm))
+                    && has_all(&issuer.audiences, &old.audiences)
+            })
+        };
+        let tokens_path = |auth: &Self| auth.static_tokens.as_ref().map(|tokens| tokens.path().to_owned());
+        old.keys.iter().all(has_key)
+            && old.published.iter().all(has_issuer)
+            && has_all(&self.audiences, &old.audiences)
+            && (self.required_scope.is_none() || self.required_scope == old.required_scope)
+            && (old.static_tokens.is_none() || tokens_path(self) == tokens_path(old))
     }
 
     /// Fetches each key set at a URL once, all at the same time. Returns the position of its issuer in `auth.issuers`,
@@ -275,7 +303,7 @@ impl Authenticator {
             no_role: roles.is_empty().then(|| claim_rules.no_role(claims)),
             roles,
             identity: Arc::new(claim_rules.identity(claims)),
-            credential: Credential::Token(validity, Arc::new(claim_rules.without_other_claims(verified))),
+            credential: Credential::Token(validity, Arc::new(verified)),
         };
         self.scoped(principal, is_in_scope)
     }
@@ -315,7 +343,7 @@ impl Authenticator {
                 claim_rules.roles(&token.claims)
             }
         };
-        if roles == principal.roles { Ok(()) } else { Err(Withdrawal::Roles) }
+        if principal.has_roles(&roles) { Ok(()) } else { Err(Withdrawal::Roles) }
     }
 
     /// The listed audiences, and the rules for the claims, of a token that was verified before.
@@ -392,7 +420,8 @@ impl Authenticator {
                 let is_known = self.keys.iter().any(|known| known.key.issuer == issuer);
                 return Err(refuse(if is_known { UNKNOWN_KEY } else { "the token is from another issuer" }).into());
             };
-            let set = published.keys(kid.as_deref()).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
+            let set = published.keys(kid.as_deref(), token).await;
+            let set = set.map_err(|issuer::NoKeysError { retry_in }| AuthError::Unavailable { retry_in })?;
             let (claims, _) = verify_by(&set.named(kid.as_deref()), algorithm, token)?;
             let key = KeySource::Published(Arc::clone(&published.place));
             (claims, key, &published.audiences, &published.claim_rules)
@@ -402,8 +431,9 @@ impl Authenticator {
             let digest = configured.get(at).map(|known| known.digest).ok_or_else(|| refuse(UNKNOWN_KEY))?;
             (claims, KeySource::Configured(digest), &self.audiences, &self.claim_rules)
         };
-        let is_for_endpoint = !audience::is_listed(&claims, audiences);
-        if is_for_endpoint && !audience::has_audience(&claims, is_endpoint) {
+        // First: a reload may take the endpoint's URL off the list, and the token is good there nevertheless.
+        let is_for_endpoint = audience::has_audience(&claims, is_endpoint);
+        if !is_for_endpoint && !audience::is_listed(&claims, audiences) {
             return Err(AuthError::Audience);
         }
         Ok((VerifiedToken { kid, algorithm, key, is_for_endpoint, claims }, claim_rules))

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::principal::ROLES_MAX;
 use crate::audit::record::{Authentication, Identity};
-use crate::auth::verified_token::VerifiedToken;
 use crate::config;
 
 /// Most actors of a token that are read. *Chosen*: RFC 8693 names no limit; real chains have two or three.
@@ -77,13 +76,6 @@ impl ClaimRules {
             }
         }
         roles
-    }
-
-    /// The token without the claims that have nothing to do with audience, scope and roles.
-    pub(super) fn without_other_claims(&self, mut token: VerifiedToken) -> VerifiedToken {
-        let role = self.role_path.first();
-        token.claims.retain(|name, _| matches!(&**name, "aud" | "scope" | "scp") || Some(name) == role);
-        token
     }
 
     /// The reason why a token has no role, for its caller.

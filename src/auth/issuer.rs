@@ -5,7 +5,13 @@
 //! token arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set
 //! lacks. Only one fetch runs at a time. Fetches begin at least [`FETCH_INTERVAL`] apart, except for a few for unknown
 //! `kid`s, so that a key that is used right after a fetch is found; whatever tokens arrive, their rate is bounded. A
-//! call that needs the running fetch waits for it. While fetches fail, a token with an unknown `kid` may be good.
+//! call that needs the running fetch waits for it.
+//!
+//! A token with an unknown `kid` is bad once a fetch that began after the token was first seen has not found the key.
+//! Until then, and while fetches fail, it may be good: forged tokens that use up the early fetches make no other token
+//! bad.
+
+mod unverified;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +33,7 @@ use crate::auth::verified_token::KeysPlace;
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
 use crate::file_access::{FileAccess, FileError, FileKind};
+use unverified::UnverifiedTokens;
 
 /// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are
 /// forged, and soon enough for its new key.
@@ -36,7 +43,8 @@ const FETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// *Chosen*: a rotation causes one, or two if the issuer's servers do not publish the key at once.
 const EARLY_FETCHES_MAX: u32 = 4;
 
-/// Time limit of a fetch, and so of a call that waits for it. *Chosen*: shorter than the timeouts of clients.
+/// Time limit of a fetch. A call may wait for two: the one that was running, and the next. *Chosen*: twice this time is
+/// shorter than the timeouts of clients.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why an issuer of the configuration cannot be used.
@@ -108,7 +116,10 @@ enum Source {
 
 /// The issuer's keys were never fetched, or it is not known whether it has published another one since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NoKeysError;
+pub(super) struct NoKeysError {
+    /// The time until the next fetch may begin.
+    pub(super) retry_in: Duration,
+}
 
 /// A key set at a URL.
 struct FetchedKeySet {
@@ -135,6 +146,7 @@ enum FirstUrl {
     Metadata(MetadataUrls),
 }
 
+#[derive(Default)]
 struct FetchState {
     /// The last key set; set by the task.
     keys: Option<Arc<KeySet>>,
@@ -142,22 +154,20 @@ struct FetchState {
     document: Vec<u8>,
     /// The time when `keys` was fetched.
     fetched: Option<Instant>,
+    /// The number of the fetch of `keys`; the first fetch is number 1.
+    keys_number: u64,
+    /// The number of fetches that have begun.
+    begun_count: u64,
+    /// The tokens that the keys did not verify.
+    unverified: UnverifiedTokens,
     /// The time when the last fetch began, whether or not it succeeded.
     begun: Option<Instant>,
-    /// The number of fetches that may begin early.
-    early: u32,
+    /// The number of fetches that began early, less those that intervals without a fetch have allowed again.
+    early_count: u32,
     /// True if the last fetch failed.
     has_failed: bool,
     /// Closed when the running fetch ends.
     running: Option<watch::Receiver<()>>,
-}
-
-impl Default for FetchState {
-    fn default() -> Self {
-        let document = Vec::new();
-        let early = EARLY_FETCHES_MAX;
-        Self { keys: None, document, fetched: None, begun: None, early, has_failed: false, running: None }
-    }
 }
 
 /// Loads all issuers of the configuration. Errors are returned with their settings.
@@ -260,14 +270,15 @@ impl FirstUrl {
 }
 
 impl Issuer {
-    /// The current key set, which may lack `kid` even after a fetch.
+    /// The current key set, for `token` with this `kid`. If the set lacks `kid`, it was fetched after the token was
+    /// first seen.
     ///
     /// # Errors
     /// [`NoKeysError`]: the keys were never fetched, or they lack `kid` and cannot be fetched now.
-    pub(super) async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
+    pub(super) async fn keys(&self, kid: Option<&str>, token: &str) -> Result<Arc<KeySet>, NoKeysError> {
         match &self.source {
             Source::File(file) => Ok(file.get()),
-            Source::Fetched(fetched) => fetched.keys(kid).await,
+            Source::Fetched(fetched) => fetched.keys(kid, token).await,
         }
     }
 
@@ -314,14 +325,19 @@ impl FetchedKeySet {
         settings(self) == settings(other)
     }
 
-    async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
+    async fn keys(&self, kid: Option<&str>, token: &str) -> Result<Arc<KeySet>, NoKeysError> {
         let has_kid = |keys: &Arc<KeySet>| !keys.named(kid).is_empty();
+        let mut first_seen = None;
         // A fetch that was running already may have missed the newest key. The next one does not.
         for _ in 0..2 {
             let (mut running, is_own) = {
                 let mut state = self.fetcher.state.lock();
                 let known = state.keys.clone().filter(has_kid);
                 let is_old = state.fetched.is_none_or(|fetched| fetched.elapsed() >= self.ttl);
+                if known.is_none() {
+                    let begun = state.begun_count;
+                    first_seen.get_or_insert(state.unverified.first_seen(token, begun));
+                }
                 let is_own = (known.is_none() || is_old) && self.begin_fetch(&mut state, known.is_none());
                 if let Some(known) = known {
                     return Ok(known);
@@ -336,7 +352,11 @@ impl FetchedKeySet {
             }
         }
         let state = self.fetcher.state.lock();
-        state.keys.clone().filter(|keys| has_kid(keys) || !state.has_failed).ok_or(NoKeysError)
+        let is_missing = !state.has_failed && first_seen.is_some_and(|seen| state.keys_number > seen);
+        let keys = state.keys.clone().filter(|keys| has_kid(keys) || is_missing);
+        keys.ok_or_else(|| NoKeysError {
+            retry_in: FETCH_INTERVAL.saturating_sub(state.begun.map_or(FETCH_INTERVAL, |begun| begun.elapsed())),
+        })
     }
 
     /// Begins a fetch, unless one is running or the last one began less than [`FETCH_INTERVAL`] ago. If the last one
@@ -345,17 +365,19 @@ impl FetchedKeySet {
         // A task that was aborted or panicked has dropped its end too.
         let runs = state.running.as_ref().is_some_and(|running| running.has_changed().is_ok());
         let intervals = state.begun.map_or(1, |begun| begun.elapsed().as_secs() / FETCH_INTERVAL.as_secs());
-        let may_be_early = is_for_kid && state.keys.is_some() && !state.has_failed && state.early > 0;
+        let may_be_early =
+            is_for_kid && state.keys.is_some() && !state.has_failed && state.early_count < EARLY_FETCHES_MAX;
         if runs || intervals == 0 && !may_be_early {
             return false;
         }
         // I6: forged tokens cause few fetches.
-        state.early = match u32::try_from(intervals).unwrap_or(u32::MAX) {
-            0 => state.early.saturating_sub(1),
-            passed => state.early.saturating_add(passed - 1).min(EARLY_FETCHES_MAX),
+        state.early_count = match u32::try_from(intervals).unwrap_or(u32::MAX) {
+            0 => state.early_count + 1,
+            passed => state.early_count.saturating_sub(passed - 1),
         };
         let (done, running) = watch::channel(());
         state.begun = Some(Instant::now());
+        state.begun_count += 1;
         state.running = Some(running);
         let fetcher = Arc::clone(&self.fetcher);
         let task = tokio::spawn(async move {
@@ -377,12 +399,13 @@ impl Fetcher {
     fn take_over(&self, old: &Self) {
         let known = old.state.lock();
         let (document, fetched, begun) = (known.document.clone(), known.fetched, known.begun);
-        let (early, has_failed) = (known.early, known.has_failed);
+        let (early_count, has_failed) = (known.early_count, known.has_failed);
         drop(known);
         // Without usable keys, they are fetched for the next token.
         if let Ok(keys) = KeySet::parse(&document, &self.requirements, &self.allowed) {
             let keys = Some(Arc::new(keys));
-            *self.state.lock() = FetchState { keys, document, fetched, begun, early, has_failed, running: None };
+            let state = FetchState { keys, document, fetched, begun, early_count, has_failed, ..FetchState::default() };
+            *self.state.lock() = state;
         }
     }
 
@@ -418,7 +441,7 @@ impl Fetcher {
             Ok((keys, document)) => {
                 tracing::debug!(issuer = self.requirements.issuer, from = self.origin(), "fetched the issuer's keys");
                 (state.keys, state.fetched) = (Some(Arc::new(keys)), Some(Instant::now()));
-                state.document = document;
+                (state.document, state.keys_number) = (document, state.begun_count);
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);

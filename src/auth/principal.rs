@@ -38,6 +38,12 @@ impl PartialEq for Principal {
 impl Eq for Principal {}
 
 impl Principal {
+    /// Returns true if it has these roles and no other ones, in whatever order.
+    pub(crate) fn has_roles(&self, roles: &[String]) -> bool {
+        let has_all = |all: &[String], some: &[String]| some.iter().all(|role| all.contains(role));
+        has_all(&self.roles, roles) && has_all(roles, &self.roles)
+    }
+
     /// The caller as it is recorded, with all its roles: none of them has decided yet.
     #[must_use]
     pub fn caller_with_all_roles(&self) -> Caller {

@@ -14,7 +14,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -121,6 +121,11 @@ pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String,
 }
 
 impl StaticTokens {
+    /// The path of the file.
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// The principal and the scope of a token. Runs in constant time, so that its duration reveals no hash.
     pub(super) fn find(&self, token: &str) -> Option<(Principal, Option<String>)> {
         let Digest(hash) = Digest::of(token.as_bytes());
@@ -146,7 +151,10 @@ impl StaticTokens {
     ) -> Result<(), Withdrawal> {
         let entries = self.0.get();
         let entry = entries.iter().find(|entry| entry.hash == id.0).ok_or(Withdrawal::StaticToken)?;
-        if entry.principal != *principal {
+        if entry.principal.subject != principal.subject {
+            return Err(Withdrawal::Caller);
+        }
+        if !principal.has_roles(&entry.principal.roles) {
             return Err(Withdrawal::Roles);
         }
         required
@@ -210,7 +218,6 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::path::Path;
     use std::time::Duration;
 
     use crate::auth::{AuthError, Authenticator, LoadError};
@@ -322,15 +329,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_token_is_accepted_while_the_file_lists_it_with_the_same_roles() {
         let (_dir, path) = file();
-        for changed in [String::new(), entry(TOKEN, "subject = \"ci\"\nroles = [\"other\"]")] {
-            write(&path, &entry(TOKEN, "subject = \"ci\"\nroles = [\"dev\"]"), 0o600);
+        for (changed, withdrawal) in [
+            ("", Some(Withdrawal::StaticToken)),
+            ("subject = \"ci\"\nroles = [\"dev\"]", Some(Withdrawal::Roles)),
+            ("subject = \"ci\"\nroles = [\"dev\", \"ops\", \"more\"]", Some(Withdrawal::Roles)),
+            ("subject = \"cd\"\nroles = [\"dev\", \"ops\"]", Some(Withdrawal::Caller)),
+            ("subject = \"ci\"\nroles = [\"ops\", \"dev\"]\nid = \"other\"", None),
+        ] {
+            write(&path, &entry(TOKEN, "subject = \"ci\"\nroles = [\"dev\", \"ops\"]"), 0o600);
             let auth = load(&path, None).unwrap();
             let principal = authenticate(&auth, TOKEN).await.unwrap();
             assert!(auth.accepts(&principal));
             assert!(tokio::time::timeout(Duration::from_mins(1), auth.ended(&principal)).await.is_err());
-            write(&path, &changed, 0o600);
-            auth.ended(&principal).await;
-            assert!(!auth.accepts(&principal), "{changed:?}");
+            write(&path, &if changed.is_empty() { String::new() } else { entry(TOKEN, changed) }, 0o600);
+            let ended = tokio::time::timeout(Duration::from_mins(1), auth.ended(&principal)).await;
+            assert_eq!((ended.ok(), auth.check(&principal).err()), (withdrawal.map(|_| ()), withdrawal), "{changed:?}");
         }
     }
 }

@@ -440,3 +440,89 @@ mod attacks {
         }
     }
 }
+
+#[test]
+fn a_reload_withdraws_a_token_only_if_it_does_not_pass_or_gives_other_roles() {
+    type Change = fn(&mut config::Auth);
+    const ENDPOINT: &str = "https://gate.example/mcp";
+    let listing = |audiences: &[&str]| audiences.iter().copied().map(str::to_owned).collect::<Vec<_>>();
+    let mut claims = with("aud", json!([ENDPOINT, "gatepost"]));
+    (claims["role"], claims["groups"], claims["fewer"]) = (json!(["a", "b"]), json!(["b", "a"]), json!(["a"]));
+    let token = format!("Bearer {}", token(&claims));
+    let caller = |auth: &Authenticator, endpoint: &str| {
+        let is_endpoint = |aud: &str| aud == endpoint;
+        ready(std::pin::pin!(auth.authenticate(Some(token.as_bytes()), None, &is_endpoint))).unwrap()
+    };
+    let cases: [(Change, Result<(), Withdrawal>); 6] = [
+        (|auth| auth.role_claim = "groups".to_owned(), Ok(())),
+        (|auth| auth.role_claim = "fewer".to_owned(), Err(Withdrawal::Roles)),
+        (
+            |auth| auth.role_map = [("b", "b"), ("a", "a")].map(|(x, y)| (x.to_owned(), vec![y.to_owned()])).into(),
+            Ok(()),
+        ),
+        (|auth| auth.role_map = [("b".to_owned(), vec!["b".to_owned()])].into(), Err(Withdrawal::Roles)),
+        (|auth| auth.required_scope = Some("mcp".to_owned()), Err(Withdrawal::Scope)),
+        (|auth| auth.audiences = vec!["other".to_owned()], Ok(())),
+    ];
+    let old = hs256(|auth| auth.audiences = listing(&[ENDPOINT, "gatepost"]));
+    let (at_endpoint, elsewhere) = (caller(&old, ENDPOINT), caller(&old, "https://gate.example/mcp/b"));
+    for (idx, (change, expected)) in cases.into_iter().enumerate() {
+        let new = hs256(|auth| {
+            auth.audiences = listing(&[ENDPOINT, "gatepost"]);
+            change(auth);
+        });
+        assert_eq!(new.check(&at_endpoint), expected, "{idx}");
+    }
+    // The URL of another endpoint is good only while it is listed.
+    let unlisted = hs256(|auth| auth.audiences = listing(&["other"]));
+    assert_eq!(unlisted.check(&elsewhere), Err(Withdrawal::Audience));
+    // I8: what a token says about a person is not shown.
+    assert!(!format!("{at_endpoint:?}").contains("fewer"));
+}
+
+#[test]
+fn new_rules_accept_all_tokens_of_old_ones_unless_something_is_taken() {
+    type Change = fn(&mut config::Auth);
+    let issuer = |name: &str| config::Issuer {
+        issuer: name.to_owned(),
+        jwks_file: None,
+        jwks_url: Some(format!("{name}/jwks")),
+        jwks_ttl: Duration::from_mins(10),
+        algorithms: vec!["ES256".to_owned(), "RS256".to_owned()],
+        audiences: None,
+        role_claim: None,
+        name_claim: None,
+        roles: None,
+        role_prefix: None,
+    };
+    let with_all = |change: Change| {
+        authenticator(vec![key("ES256", None), key("EdDSA", Some("k"))], |auth| {
+            auth.issuers = vec![issuer("https://a.example"), issuer("https://b.example")];
+            auth.audiences = vec!["one".to_owned(), "two".to_owned()];
+            change(auth);
+        })
+    };
+    let old = with_all(|_| ());
+    let cases: [(Change, bool); 15] = [
+        (|_| (), true),
+        (|auth| auth.role_claim = "roles".to_owned(), true),
+        (|auth| auth.issuers[0].roles = Some(Vec::new()), true),
+        (|auth| auth.issuers[0].name_claim = Some("name".to_owned()), true),
+        (|auth| auth.audiences.push("three".to_owned()), true),
+        (|auth| auth.keys.push(key("RS256", Some("more"))), true),
+        (|auth| auth.keys.reverse(), true),
+        (|auth| auth.issuers.reverse(), true),
+        (|auth| drop(auth.audiences.remove(0)), false),
+        (|auth| auth.required_scope = Some("mcp".to_owned()), false),
+        (|auth| drop(auth.keys.remove(0)), false),
+        (|auth| auth.keys[0].kid = Some("other".to_owned()), false),
+        (|auth| drop(auth.issuers.remove(0)), false),
+        (|auth| auth.issuers[0].jwks_url = Some("https://a.example/other".to_owned()), false),
+        (|auth| auth.issuers[0].algorithms.truncate(1), false),
+    ];
+    for (idx, (change, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(with_all(change).accepts_all_of(&old), expected, "{idx}");
+    }
+    let scoped = with_all(|auth| auth.required_scope = Some("mcp".to_owned()));
+    assert!(scoped.accepts_all_of(&scoped) && old.accepts_all_of(&scoped));
+}

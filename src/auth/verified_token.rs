@@ -10,15 +10,15 @@ use serde_json::{Map, Value};
 use crate::audit::record::Digest;
 
 /// The facts about a verified token. It has neither the token nor its signature (I8).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct VerifiedToken {
     /// The `kid` of its header.
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: KeySource,
-    /// True if its audience was that of the endpoint, and not one of those that are listed.
+    /// True if it is for the endpoint, whether or not its audience is listed too.
     pub(super) is_for_endpoint: bool,
-    /// The claims that decide: audience, scope and roles.
+    /// All of its claims: later rules may read the roles in another one.
     pub(super) claims: Map<String, Value>,
 }
 
@@ -57,6 +57,9 @@ pub enum Withdrawal {
     /// The token lacks the scope that is required now.
     #[error("it lacks the required scope")]
     Scope,
+    /// The credential is another caller's now.
+    #[error("it is another caller's")]
+    Caller,
     /// The credential gives other roles.
     #[error("it gives other roles")]
     Roles,
@@ -68,6 +71,16 @@ pub enum Withdrawal {
 impl Default for KeySource {
     fn default() -> Self {
         Self::Configured(KeyDigest(Digest([0; 32])))
+    }
+}
+
+impl fmt::Debug for VerifiedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: the claims say more about a person than a log may have.
+        let Self { kid, algorithm, key, is_for_endpoint, claims: _ } = self;
+        let mut shown = f.debug_struct("VerifiedToken");
+        shown.field("kid", kid).field("algorithm", algorithm).field("key", key);
+        shown.field("is_for_endpoint", is_for_endpoint).finish_non_exhaustive()
     }
 }
 

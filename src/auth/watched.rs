@@ -67,6 +67,11 @@ impl<T> WatchedFile<T> {
         Ok(Self { path: path.to_owned(), files, kind, read, loaded })
     }
 
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The contents, at most a second old.
     pub(crate) fn get(&self) -> Arc<T> {
         let mut loaded = self.loaded.lock();

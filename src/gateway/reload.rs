@@ -22,6 +22,8 @@ pub struct Prepared {
     rules: Rules,
     /// Callers are identified in another way, or by other keys.
     has_other_auth: bool,
+    /// All tokens that were accepted are accepted by the same keys.
+    accepts_as_before: bool,
     changed_keys: Vec<String>,
     changed: BTreeSet<String>,
     replacement: Replacement,
@@ -46,6 +48,7 @@ impl Prepared {
         let rules = rules.reloaded(config, &old);
         Ok(Self {
             has_other_auth: !changed_keys.is_empty() || rules.states_other_auth(&old),
+            accepts_as_before: rules.auth.accepts_all_of(&old.auth),
             rules,
             changed_keys,
             changed: changed.clone(),
@@ -72,7 +75,7 @@ pub(super) async fn apply(
     own: OwnFiles,
     mut details: serde_json::Value,
 ) -> Result<(), UnavailableError> {
-    let Prepared { rules, has_other_auth, changed, replacement, drain_timeout, .. } = prepared;
+    let Prepared { rules, has_other_auth, accepts_as_before, changed, replacement, drain_timeout, .. } = prepared;
     let rules = Arc::new(rules);
     // Recorded before it takes effect, so that the trail shows which rules a call was decided by.
     let (policy, is_changed) = (&rules.policy_text, rules.policy_text != core.rules().policy_text);
@@ -97,8 +100,8 @@ pub(super) async fn apply(
     // Streams look at the policy and at their backends now.
     core.policy.send_replace(Arc::clone(&rules.policy));
     let recorded = session_end::end(core, ended);
-    // A caller that is identified in another way may be another person.
-    core.upstreams.end_unreachable_conversations(|owner, backend| !has_other_auth && rules.keeps(owner, backend));
+    // A caller whose key or token was taken may have been another person.
+    core.upstreams.end_unreachable_conversations(|owner, backend| accepts_as_before && rules.keeps(owner, backend));
     if has_other_auth {
         core.sessions.forget_callers();
     }

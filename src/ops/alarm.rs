@@ -1,6 +1,7 @@
 //! The alarms: conditions that an operator must know about at once. `docs/runbook.md` has a section for each.
 //!
-//! A [`Board`] has the active ones. An alarm is raised once, when its condition begins, and cleared when it ends.
+//! A [`Board`] has the active ones. An alarm is raised once, when its condition begins, and cleared when it ends. Its
+//! message is always that of the last check.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ alarms! {
     ToolsChanged = "tools_changed";
     /// Another gateway has not renewed its lease although its stream is open.
     GatewaySilent = "gateway_silent";
-    /// A certificate ends within two weeks.
+    /// A certificate ends within two weeks, or within the last third of its lifetime.
     CertificateExpires = "certificate_expires";
     /// A certificate has expired.
     CertificateExpired = "certificate_expired";
@@ -92,6 +93,13 @@ impl<'de> Deserialize<'de> for Alarm {
     }
 }
 
+impl Alarm {
+    /// True if its message names the things that it is about, so that a change of the message is news.
+    pub(super) fn names_things(self) -> bool {
+        matches!(self, Self::GatewaySilent | Self::CertificateExpires | Self::CertificateExpired)
+    }
+}
+
 /// An active alarm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveAlarm {
@@ -99,7 +107,7 @@ pub struct ActiveAlarm {
     pub alarm: Alarm,
     /// When it was raised.
     pub since: Timestamp,
-    /// The finding when it was raised.
+    /// The finding at the last check.
     #[serde(rename = "words")]
     pub message: String,
 }
@@ -138,6 +146,13 @@ impl Board {
             counter.add(1);
         }
         is_new
+    }
+
+    /// Sets the message of `alarm`, if it is active; returns whether the message is another one than before.
+    pub(super) fn set_message(&self, alarm: Alarm, message: &str) -> bool {
+        let mut active = self.0.active.lock();
+        let known = active.get_mut(&alarm).filter(|known| known.message != message);
+        known.map(|known| message.clone_into(&mut known.message)).is_some()
     }
 
     /// Clears `alarm`; returns whether it was active.

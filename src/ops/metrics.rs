@@ -98,8 +98,8 @@ pub const METRICS: &[Metric] = &[
         Gauge,
         "gatepost_certificate_expiry_timestamp_seconds",
         &["certificate", "backend"],
-        "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres as seen in the last \
-         handshake with it",
+        "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres: the earliest of \
+         those in handshakes of the last hour, or that of the last handshake",
     ),
     metric(Gauge, "gatepost_evidence_signed_records", &[], "Records that the last signed checkpoint covers"),
     metric(
@@ -323,8 +323,8 @@ fn as_f64(count: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "times are far below 2^53")]
-fn seconds(CertificateEnd(end): CertificateEnd) -> f64 {
-    end as f64
+fn seconds(end: CertificateEnd) -> f64 {
+    end.at as f64
 }
 
 impl Collector {

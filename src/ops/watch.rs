@@ -19,7 +19,7 @@ use super::status::Sources;
 use crate::accept::open_files_max;
 use crate::audit::record::{GatewayId, Timestamp};
 use crate::audit::shipper::ShipperState;
-use crate::certificate_end::KnownCertificate;
+use crate::certificate_end::{CertificateEnd, KnownCertificate};
 use crate::config;
 use crate::notary::{self, EvidenceState};
 use notify::{Notification, Notifier};
@@ -43,9 +43,8 @@ const CAPACITY_HYSTERESIS: u64 = 5;
 /// servers adjust a clock slowly; a larger step comes from a person, a restored machine, or one that was suspended.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(5);
 
-/// Time before the end of a certificate from which its alarm is active, in seconds. *Chosen*: two weeks; automatic
-/// renewal, usually a month before the end, has failed by then.
-const CERTIFICATE_WARNING_SECS: i64 = 14 * 24 * 3600;
+/// Most certificates that a message names. *Derived*: they fit [`MESSAGE_BYTES_MAX`].
+const CERTIFICATES_MAX: usize = 18;
 
 /// Most notifications in the queue. *Derived*: each alarm raised and cleared three times.
 const NOTIFICATIONS_MAX: usize = 96;
@@ -171,7 +170,8 @@ fn observe(sources: &Sources) -> Observation {
     }
 }
 
-/// Raises the alarms in `found` that are not active, and clears the active ones that are not in `found`.
+/// Raises the alarms in `found` that are not active, and clears the active ones that are not in `found`. The others get
+/// their message of now; if it names other things than before, there is a notification.
 fn update(board: &Board, found: &BTreeMap<Alarm, String>, queue: &mpsc::Sender<Notification>) {
     let notify = |notification: Notification| {
         // I6: the queue is bounded; the log and the metric have the notifications that do not fit.
@@ -181,10 +181,19 @@ fn update(board: &Board, found: &BTreeMap<Alarm, String>, queue: &mpsc::Sender<N
     };
     for alarm in Alarm::ALL {
         match found.get(&alarm) {
-            Some(message) if !board.is_active(alarm) => {
+            Some(message) => {
                 let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
-                board.raise(alarm, message);
-                tracing::error!(alarm = alarm.name(), reason = message, "alarm raised; see docs/runbook.md");
+                if board.raise(alarm, message) {
+                    tracing::error!(alarm = alarm.name(), reason = message, "alarm raised; see docs/runbook.md");
+                } else if board.set_message(alarm, message) && alarm.names_things() {
+                    tracing::error!(
+                        alarm = alarm.name(),
+                        reason = message,
+                        "alarm has another reason; see docs/runbook.md"
+                    );
+                } else {
+                    continue;
+                }
                 notify(Notification { alarm, raised: true, message: message.to_owned() });
             }
             None if board.clear(alarm) => {
@@ -252,10 +261,8 @@ impl Conditions {
                 let ids: Vec<_> = seen.silent_gateways.iter().map(ToString::to_string).collect();
                 Some(format!("{gateways} did not end and no longer renewed the lease: {}", ids.join(", ")))
             }
-            Alarm::CertificateExpires => {
-                ends(&seen.certificates, |left| (0..=CERTIFICATE_WARNING_SECS).contains(&left), wall)
-            }
-            Alarm::CertificateExpired => ends(&seen.certificates, |left| left < 0, wall),
+            Alarm::CertificateExpires => ends(&seen.certificates, CertificateEnd::is_near, ("expires", wall)),
+            Alarm::CertificateExpired => ends(&seen.certificates, CertificateEnd::has_passed, ("expired", wall)),
             Alarm::EvidenceFork => seen.evidence.as_ref().and_then(evidence::contradicted),
             Alarm::EvidenceUnsigned => seen.evidence.as_ref().and_then(evidence::unsigned),
             Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(|state| evidence::unanchored(state, wall)),
@@ -315,17 +322,24 @@ impl Conditions {
     }
 }
 
-/// The certificates for which `is_due`, given the seconds until the end, is true, as a sentence.
-fn ends(certificates: &[KnownCertificate], is_due: impl Fn(i64) -> bool, wall: Timestamp) -> Option<String> {
+/// The certificates for which `is_due` is true at `wall`, those that end first first, as a sentence with `verb`.
+fn ends(
+    certificates: &[KnownCertificate],
+    is_due: fn(CertificateEnd, i64) -> bool,
+    (verb, wall): (&str, Timestamp),
+) -> Option<String> {
     let now = wall.micros().div_euclid(1_000_000);
-    let due = certificates.iter().filter(|known| is_due(known.end.0.saturating_sub(now)));
-    let due: Vec<_> = due
-        .map(|KnownCertificate { owner, end }| {
-            let (verb, at) = (if end.0 < now { "expired" } else { "expires" }, end.0.saturating_mul(1_000_000));
-            format!("the certificate of {owner} {verb} at {}", Timestamp::from_micros(at))
-        })
-        .collect();
-    (!due.is_empty()).then(|| due.join("; "))
+    let mut due: Vec<_> = certificates.iter().filter(|known| is_due(known.end, now)).collect();
+    due.sort_by_key(|known| known.end.at);
+    let sentence = |KnownCertificate { owner, end }: &&KnownCertificate| {
+        let at = Timestamp::from_micros(end.at.saturating_mul(1_000_000));
+        format!("the certificate of {owner} {verb} at {at}")
+    };
+    let mut sentences: Vec<_> = due.iter().take(CERTIFICATES_MAX).map(sentence).collect();
+    if due.len() > CERTIFICATES_MAX {
+        sentences.push(format!("{} more; the metric has all", due.len() - CERTIFICATES_MAX));
+    }
+    (!due.is_empty()).then(|| sentences.join("; "))
 }
 
 #[cfg(test)]
@@ -353,6 +367,10 @@ mod tests {
 
     fn raised(board: &Board) -> u64 {
         board.raised().map(|(_, raised)| raised.get()).sum()
+    }
+
+    fn raised_count(board: &Board, wanted: Alarm) -> u64 {
+        board.raised().filter(|(alarm, _)| *alarm == wanted).map(|(_, raised)| raised.get()).sum()
     }
 
     #[test]
@@ -410,11 +428,7 @@ mod tests {
         let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
         let day = 24 * 3600;
         let seen = |days: i64| {
-            let of = |owner, end| KnownCertificate { owner, end: CertificateEnd(WALL / 1_000_000 + end) };
-            let certificates = vec![
-                of(CertificateOwner::Server, days * day),
-                of(CertificateOwner::Backend("far".to_owned()), 400 * day),
-            ];
+            let certificates = vec![ending(CertificateOwner::Server, days * day), ending(backend("far"), 400 * day)];
             Observation { certificates, ..Observation::default() }
         };
         for (days, active) in [
@@ -429,6 +443,61 @@ mod tests {
             assert!(named && board.active().iter().all(|active| !active.message.contains("far")), "{days}");
         }
         assert_eq!(raised(&board), 2);
+    }
+
+    fn backend(alias: &str) -> CertificateOwner {
+        CertificateOwner::Backend(alias.to_owned())
+    }
+
+    /// A certificate of a year that ends so many seconds after the start.
+    fn ending(owner: CertificateOwner, seconds: i64) -> KnownCertificate {
+        let end = CertificateEnd { at: WALL / 1_000_000 + seconds, lifetime: 365 * 24 * 3600 };
+        KnownCertificate { owner, end }
+    }
+
+    #[test]
+    fn an_active_alarm_names_each_certificate_that_is_due_now() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let (queue, mut notifications) = mpsc::channel(NOTIFICATIONS_MAX);
+        let mut look = |certificates: &[KnownCertificate], second| {
+            let seen = Observation { certificates: certificates.to_vec(), percent: 80, ..Observation::default() };
+            let now = conditions.started + Duration::from_secs(second);
+            let wall = Timestamp::from_micros(WALL + i64::try_from(second).unwrap() * 1_000_000);
+            update(&board, &conditions.evaluate(&seen, &board, now, wall), &queue);
+            let active = board.active().into_iter().find(|active| active.alarm == Alarm::CertificateExpires);
+            let mut told = Vec::new();
+            while let Ok(notification) = notifications.try_recv() {
+                if notification.alarm == Alarm::CertificateExpires {
+                    told.push((notification.raised, notification.message));
+                }
+            }
+            (active.map(|active| active.message), told)
+        };
+        let day = 24 * 3600;
+        let (own, a, b) =
+            (ending(CertificateOwner::Server, 9 * day), ending(backend("a"), 8 * day), ending(backend("b"), 7 * day));
+        let text = |known: &[&KnownCertificate]| {
+            let sentence = |known: &&KnownCertificate| {
+                let at = Timestamp::from_micros(known.end.at * 1_000_000);
+                format!("the certificate of {} expires at {at}", known.owner)
+            };
+            known.iter().map(sentence).collect::<Vec<_>>().join("; ")
+        };
+        let raised = |message: &str| (Some(message.to_owned()), vec![(true, message.to_owned())]);
+        assert_eq!(look(std::slice::from_ref(&a), 0), raised(&text(&[&a])));
+        assert_eq!(look(std::slice::from_ref(&a), 1), (Some(text(&[&a])), vec![]), "nothing is new");
+        // Further ones, the most urgent first.
+        assert_eq!(look(&[own.clone(), a.clone(), b.clone()], 2), raised(&text(&[&b, &a, &own])));
+        // One is renewed.
+        let renewed = ending(backend("b"), 300 * day);
+        assert_eq!(look(&[own.clone(), a.clone(), renewed.clone()], 3), raised(&text(&[&a, &own])));
+        let many: Vec<_> = (0..40).map(|nth| ending(backend(&format!("{nth:032}")), nth)).collect();
+        let (message, _) = look(&many, 0);
+        let message = message.unwrap();
+        assert!(message.len() < MESSAGE_BYTES_MAX && message.ends_with("; 22 more; the metric has all"), "{message}");
+        let (active, told) = look(&[renewed], 4);
+        assert_eq!((active, told), (None, vec![(false, "the alarm is cleared".to_owned())]));
+        assert_eq!(raised_count(&board, Alarm::CertificateExpires), 1, "another reason is not another alarm");
     }
 
     #[test]

@@ -68,7 +68,7 @@ async fn each_sslmode_verifies_what_it_promises() {
         assert_eq!(connects(&url, mode, &root).await.unwrap(), Seq::ZERO, "{mode}");
     }
     // The first second of the year 4096, the end of the certificates that rcgen makes.
-    assert_eq!(postgres::certificate_end().map(|end| end.0), Some(67_090_118_400));
+    assert_eq!(postgres::certificate_end().map(|end| end.at), Some(67_090_118_400));
     // An authority that is named is there to be used, also in the mode that does not demand one.
     let refused =
         [("require", &other_root), ("verify-ca", &other_root), ("verify-full", &other_root), ("disable", &root)];

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::common::gatepost::{Setup, token, write_secret};
+use crate::stub_issuer::{SigningKey, StubIssuer};
 use axum::Router;
 use axum::routing::get;
 use jsonwebtoken::jwk::Jwk;
@@ -100,6 +101,52 @@ async fn keys_of_an_unreachable_issuer_stay_valid() {
     setup.wait_for_log("cannot fetch the issuer's keys");
     let log = gatepost.log();
     assert!(!log.contains(&old) && !log.contains(&new), "I8");
+}
+
+#[tokio::test]
+async fn forged_kids_do_not_make_a_token_of_a_new_key_bad() {
+    let issuer = StubIssuer::start(&[SigningKey::Es256]).await;
+    let mut setup = Setup::new();
+    setup.set_toml("auth.issuers", &format!("[{}]", issuer.entry("")));
+    let gatepost = setup.start();
+    let (client, url) = (reqwest::Client::new(), format!("{}/mcp/example", gatepost.url()));
+    let old = issuer.token(SigningKey::Es256, "echo");
+    assert_eq!(post(&client, &url, Some(&old)).await.unwrap().0, 200);
+    let fetches = issuer.fetches();
+    for kid in 0..50 {
+        let header = Header { kid: Some(format!("forged-{kid}")), ..Header::new(Algorithm::ES256) };
+        let claims = json!({"iss": issuer.issuer, "sub": "eve", "aud": "gatepost", "role": "admin"});
+        let forged = jsonwebtoken::encode(&header, &claims, &private_key("es256")).unwrap();
+        let (status, challenge, _) = post(&client, &url, Some(&forged)).await.unwrap();
+        let expected = if kid < 4 { (401, true) } else { (503, false) };
+        assert_eq!((status, challenge.contains("unknown key")), expected, "{kid}: {challenge}");
+    }
+    assert_eq!(issuer.fetches(), fetches + 4, "I6: forged tokens cause few fetches");
+    issuer.publish(&[SigningKey::Es256, SigningKey::EdDsa]);
+    let new = issuer.token(SigningKey::EdDsa, "echo");
+    let request = client.post(&url).header("content-type", "application/json").bearer_auth(&new).body(ECHO);
+    let response = request.send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("www-authenticate")), (503, None));
+    let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    let body = response.text().await.unwrap();
+    assert!(body.contains("the keys of the token's issuer cannot be fetched now: try again"), "{body}");
+    // The known key is as good as before, and the refusals are on record.
+    assert_eq!(post(&client, &url, Some(&old)).await.unwrap().0, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let output = setup.command(&["outbox", "list", "--json"]).output().unwrap();
+    let records = String::from_utf8(output.stdout).unwrap();
+    let records: Vec<Value> = records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let refused = records.iter().filter(|record| record["response_status"] == "unauthenticated");
+    // Further refusals of a kind are counted in one record.
+    let count = |record: &Value| match record["method"].as_str() {
+        Some("gateway/refusals") => {
+            let details: Value = serde_json::from_str(record["request_args"].as_str().unwrap()).unwrap();
+            details["count"].as_u64().unwrap()
+        }
+        _ => 1,
+    };
+    assert_eq!(refused.map(count).sum::<u64>(), 51, "{records:?}");
 }
 
 type Authority = CertifiedIssuer<'static, KeyPair>;

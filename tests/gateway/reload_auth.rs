@@ -143,6 +143,46 @@ async fn i10_a_key_that_was_replaced_in_its_file_verifies_nothing_after_sighup()
     assert!(reason.contains("the key that verified it was removed"), "{reason}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_by_which_a_token_gives_the_same_rights_end_nothing() {
+    const URL: &str = "https://gate.example/mcp/far";
+    let backend = BackendStub::start(|_| None).await;
+    let audiences = |listed: &[&str]| serde_json::to_string(listed).unwrap();
+    let (mut setup, gatepost) = backend.gateway(|setup| {
+        setup.set("server.public_url", "https://gate.example");
+        setup.set_toml("auth.audiences", &audiences(&[URL, "gatepost"]));
+    });
+    let token = token_with(&json!({
+        "sub": "tester", "aud": URL, "role": ["admin", "echo"], "groups": ["echo", "admin"], "fewer": ["echo"],
+    }));
+    let url = format!("{}/mcp/far", gatepost.url());
+    let legacy = Client::connect(&url, Era::Legacy, Some(&token)).await;
+    let modern = Client::unconnected(&url, Era::Modern, Some(&token));
+    let called = async |client: &Client| client.call("t", json!({})).await.unwrap().status;
+    let mut general = stream(&legacy, &token).await;
+    assert_eq!((called(&legacy).await, called(&modern).await), (200, 200));
+    let conversations = backend.seen("initialize").len();
+    let is_open = async |general: &mut reqwest::Response| {
+        tokio::time::timeout(std::time::Duration::ZERO, general.chunk()).await.is_err()
+    };
+    // Another claim with the same roles in another order, and one more audience.
+    setup.set("auth.role_claim", "groups").set_toml("auth.audiences", &audiences(&[URL, "gatepost", "more"]));
+    reload(&setup, &gatepost, 1).await;
+    assert_eq!((called(&legacy).await, called(&modern).await), (200, 200));
+    assert_eq!(backend.seen("initialize").len(), conversations);
+    // An audience that the endpoint has anyway.
+    setup.set_toml("auth.audiences", &audiences(&["gatepost"]));
+    reload(&setup, &gatepost, 2).await;
+    assert_eq!((called(&legacy).await, called(&modern).await), (200, 200));
+    assert!(ended_sessions(&setup).is_empty(), "{:?}", ended_sessions(&setup));
+    assert!(is_open(&mut general).await);
+    // Other roles are other rights.
+    setup.set("auth.role_claim", "fewer");
+    reload(&setup, &gatepost, 3).await;
+    assert!(general.chunk().await.unwrap().is_none());
+    assert!(ended_sessions(&setup)[0].1.contains("it gives other roles"), "{:?}", ended_sessions(&setup));
+}
+
 /// A revoked key whose file was overwritten with the next one, which the gateway knows already.
 #[tokio::test(flavor = "multi_thread")]
 async fn i10_a_key_that_was_replaced_by_another_known_one_verifies_nothing_after_sighup() {

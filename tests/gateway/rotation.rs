@@ -119,13 +119,46 @@ async fn no_call_is_lost_or_refused_while_keys_and_certificates_are_replaced() {
     assert_eq!(replies.len(), CALLS + LATER);
     let failed: Vec<_> = replies.iter().filter(|(status, text)| *status != 200 || !text.contains("done")).collect();
     assert!(failed.is_empty(), "{} failed: {:?}\n{}", failed.len(), failed.first(), setup.log());
-    assert!(end_of(&gatepost, BACKEND) > backend_end);
+    assert_eq!(end_of(&gatepost, BACKEND), backend_end, "it was shown less than an hour ago");
     drop(gatepost);
     let records = records_of(&setup, "tools/call");
     let ids: std::collections::BTreeSet<String> =
         records.iter().map(|record| record["request_id"].to_string()).collect();
     assert_eq!((records.len(), ids.len()), (CALLS + LATER, CALLS + LATER), "each has one record");
     assert!(records.iter().all(|record| record["response_status"] == "ok"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_certificates_of_a_backend_the_earlier_end_is_told() {
+    let (own, backends) = (authority(), authority());
+    let backend = TlsBackend::start(&certificate(&backends, 60)).await;
+    let setup = setup_with(&backend, &certificate(&own, 30), &[&backends]);
+    let gatepost = setup.start();
+    let (client, url) = (client(&own), format!("{}/mcp/far", gatepost.url()));
+    let token = crate::common::gatepost::token("admin");
+    let mut calls = tokio::task::JoinSet::new();
+    let connections = || backend.connections.load(Ordering::SeqCst);
+    // As at a load balancer whose servers are renewed one by one. Each call waits on a connection of its own.
+    for (days, expected) in [(60, 60), (20, 20), (90, 20), (60, 20), (13, 13), (90, 13)] {
+        backend.present(&certificate(&backends, days));
+        let before = connections();
+        while connections() == before {
+            assert!(calls.len() < 30, "no connection is opened");
+            calls.spawn(call(client.clone(), url.clone(), token.clone()));
+            let waiting = || backend.waiting.load(Ordering::SeqCst);
+            until_async("the call is at the backend", SOON, async || waiting() == calls.len()).await;
+        }
+        let told = async || {
+            let days = (end_of(&gatepost, BACKEND).unwrap_or_default() - now()) / (24.0 * 3600.0);
+            (f64::from(expected) - 1.0..=f64::from(expected)).contains(&days)
+        };
+        until_async(&format!("{expected} days are told"), SOON, told).await;
+    }
+    setup.wait_for_log("the certificate of backend far expires at");
+    backend.release();
+    for (status, text) in calls.join_all().await {
+        assert!(status == 200 && text.contains("done"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,12 +45,15 @@ pub struct TlsBackend {
     acceptor: Arc<Mutex<TlsAcceptor>>,
     /// Calls that wait.
     pub waiting: Arc<AtomicUsize>,
+    /// Connections whose handshake has ended.
+    pub connections: Arc<AtomicUsize>,
     release: watch::Sender<bool>,
 }
 
 struct TlsListener {
     listener: TcpListener,
     acceptor: Arc<Mutex<TlsAcceptor>>,
+    connections: Arc<AtomicUsize>,
     handshakes: tokio::task::JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
 }
 
@@ -71,7 +74,10 @@ impl Listener for TlsListener {
                     let acceptor = self.acceptor.lock().clone();
                     self.handshakes.spawn(async move { Some((acceptor.accept(stream).await.ok()?, address)) });
                 }
-                Some(Ok(Some(accepted))) = self.handshakes.join_next() => return accepted,
+                Some(Ok(Some(accepted))) = self.handshakes.join_next() => {
+                    self.connections.fetch_add(1, Ordering::SeqCst);
+                    return accepted;
+                }
             }
         }
     }
@@ -102,9 +108,15 @@ impl TlsBackend {
             };
             async move { answer }
         };
-        let tls = TlsListener { listener, acceptor: Arc::clone(&acceptor), handshakes: tokio::task::JoinSet::new() };
+        let (connections, handshakes) = (Arc::new(AtomicUsize::new(0)), tokio::task::JoinSet::new());
+        let tls = TlsListener {
+            listener,
+            acceptor: Arc::clone(&acceptor),
+            connections: Arc::clone(&connections),
+            handshakes,
+        };
         tokio::spawn(async move { axum::serve(tls, Router::new().fallback(handle)).await });
-        Self { url, acceptor, waiting, release }
+        Self { url, acceptor, waiting, connections, release }
     }
 
     /// New connections get this certificate.

@@ -171,15 +171,16 @@ async fn i6_unknown_kids_cause_few_fetches_and_then_one_in_ten_seconds() {
     let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
     let auth = with_one(&fake);
     assert!(authenticate(&auth, &es256("old")).await.is_ok());
-    for kid in 0..50 {
-        assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
-    }
+    let forge = async || {
+        for kid in 0..50 {
+            assert!(authenticate(&auth, &es256(&kid.to_string())).await.is_err());
+        }
+    };
+    forge().await;
     let early = usize::try_from(EARLY_FETCHES_MAX).unwrap();
     assert_eq!(fake.count(), 1 + early, "the first fetch was less than the interval ago");
     tokio::time::advance(FETCH_INTERVAL).await;
-    for kid in 0..50 {
-        assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
-    }
+    forge().await;
     assert_eq!(fake.count(), 2 + early);
     // The issuer publishes its next key before it uses it: whatever was forged meanwhile, it is known by then.
     fake.publish(&[jwk(Algorithm::ES256, Some("old")), jwk(Algorithm::EdDSA, Some("new"))]);
@@ -190,10 +191,51 @@ async fn i6_unknown_kids_cause_few_fetches_and_then_one_in_ten_seconds() {
     assert_eq!(fake.count(), 3 + early);
     // After a quiet minute there are early fetches again, and not more than at first.
     tokio::time::advance(FETCH_INTERVAL * 6).await;
-    for kid in 0..50 {
+    forge().await;
+    assert_eq!(fake.count(), 4 + 2 * early);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_kids_that_use_up_the_early_fetches_do_not_make_a_good_token_bad() {
+    let (old, new) = (jwk(Algorithm::ES256, Some("old")), jwk(Algorithm::EdDSA, Some("new")));
+    let fake = FakeFetch::with_keys(std::slice::from_ref(&old));
+    let auth = with_one(&fake);
+    assert!(authenticate(&auth, &es256("old")).await.is_ok());
+    for kid in 0..EARLY_FETCHES_MAX {
         assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
     }
-    assert_eq!(fake.count(), 4 + 2 * early);
+    fake.publish(&[old, new]);
+    let good = signed(Algorithm::EdDSA, Some("new"), &claims());
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let refused = authenticate(&auth, &good).await.unwrap_err();
+    let AuthError::Unavailable { retry_in } = refused else { panic!("{refused}") };
+    assert_eq!(retry_in + Duration::from_secs(3), FETCH_INTERVAL);
+    tokio::time::advance(retry_in).await;
+    assert!(authenticate(&auth, &good).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_token_of_a_withdrawn_key_is_known_to_be_bad_after_one_interval() {
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::EdDSA, Some("new"))]);
+    let auth = Arc::new(with_one(&fake));
+    let tokens: Vec<String> = (0..100).map(|_| es256("withdrawn")).collect();
+    let mut unavailable = 0;
+    for token in &tokens {
+        unavailable += usize::from(matches!(authenticate(&auth, token).await, Err(AuthError::Unavailable { .. })));
+    }
+    let (count, early) = (fake.count(), usize::try_from(EARLY_FETCHES_MAX).unwrap());
+    assert_eq!((count, unavailable), (1 + early, tokens.len() - 1 - early));
+    tokio::time::advance(FETCH_INTERVAL).await;
+    fake.delay(Duration::from_secs(2));
+    // All at once, so that they wait for one fetch.
+    let mut calls = tokio::task::JoinSet::new();
+    for token in tokens {
+        let auth = Arc::clone(&auth);
+        calls.spawn(async move { refusal(&auth, &token).await });
+    }
+    let refusals = calls.join_all().await;
+    assert!(refusals.iter().all(|refusal| refusal == "the token is signed by an unknown key"), "{refusals:?}");
+    assert_eq!(fake.count(), count + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +269,7 @@ async fn while_the_issuer_is_down_it_is_not_known_whether_an_unknown_key_is_good
     fake.respond(None);
     let new = signed(Algorithm::EdDSA, Some("new"), &claims());
     for _ in 0..50 {
-        assert!(matches!(authenticate(&auth, &new).await, Err(AuthError::Unavailable)));
+        assert!(matches!(authenticate(&auth, &new).await, Err(AuthError::Unavailable { .. })));
         assert!(authenticate(&auth, &es256("old")).await.is_ok());
     }
     assert_eq!(fake.count(), 2, "an issuer that is down is asked no more often than before");
@@ -275,7 +317,7 @@ async fn without_any_fetched_keys_the_issuer_is_unavailable() {
     let fake = FakeFetch::default();
     let auth = with_one(&fake);
     for _ in 0..10 {
-        assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable)));
+        assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable { .. })));
     }
     assert_eq!(fake.count(), 1);
     tokio::time::advance(FETCH_INTERVAL).await;
@@ -284,13 +326,26 @@ async fn without_any_fetched_keys_the_issuer_is_unavailable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_waits_longer_than_the_fetch_timeout() {
+async fn a_call_waits_for_at_most_two_fetches() {
     let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]);
     fake.delay(Duration::from_hours(1));
     let auth = with_one(&fake);
     let start = Instant::now();
-    assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable)));
+    assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable { .. })));
     assert!(start.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
+    // The first one succeeds just in time and lacks the key.
+    let auth = Arc::new(with_one(&fake));
+    fake.delay(FETCH_TIMEOUT.saturating_sub(Duration::from_millis(10)));
+    let first = tokio::spawn({
+        let auth = Arc::clone(&auth);
+        async move { authenticate(&auth, &es256("k")).await.is_ok() }
+    });
+    tokio::task::yield_now().await;
+    fake.delay(Duration::from_hours(1));
+    let start = Instant::now();
+    assert!(matches!(authenticate(&auth, &es256("other")).await, Err(AuthError::Unavailable { .. })));
+    assert!(first.await.unwrap());
+    assert!((FETCH_TIMEOUT..=FETCH_TIMEOUT * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -318,7 +373,7 @@ async fn a_reload_fetches_only_the_keys_of_an_issuer_that_is_new_or_elsewhere() 
     elsewhere.place = Arc::new(KeysPlace { file: None, url: Some("https://other.example/jwks.json".to_owned()) });
     let mut new = authenticator(vec![elsewhere]);
     new.replace(&old);
-    assert!(matches!(authenticate(&new, &es256("k")).await, Err(AuthError::Unavailable)));
+    assert!(matches!(authenticate(&new, &es256("k")).await, Err(AuthError::Unavailable { .. })));
     assert_eq!(new.check(&caller), Err(Withdrawal::Key));
     // Algorithms that were taken from an issuer are not accepted in what was fetched before.
     let mut narrow = published(ISSUER, &fake);

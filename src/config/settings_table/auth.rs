@@ -112,8 +112,9 @@ pub(super) const AUTH: &[SettingSpec] = &[
         ValueType::WebUrl,
         Unset,
         "The URL of its JWKS. It is fetched at the first token, when it is older than `jwks_ttl`, and for an unknown \
-         `kid`, at most once in 10 s, and up to 4 times earlier for an unknown `kid`. While the issuer is down the \
-         previous keys stay in use, and a token with an unknown `kid` gets 503.",
+         `kid`, at most once in 10 s, and up to 4 times earlier for an unknown `kid`. A token with an unknown `kid` \
+         gets 401 if the set was fetched since, and otherwise 503 with `Retry-After`. While the issuer is down the \
+         previous keys stay in use.",
     ),
     setting(
         "auth.issuers[].jwks_ttl",

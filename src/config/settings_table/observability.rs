@@ -31,8 +31,8 @@ pub(super) const OBSERVABILITY: &[SettingSpec] = &[
         "alarms.command",
         ValueType::Command,
         Unset,
-        "A program and its arguments, run without a shell when an alarm is raised or cleared, one at a time, for at \
-         most 30 s. It finds the alarm in `ALARM_NAME`, `ALARM_STATE` (`raised` or `cleared`), `ALARM_TEXT` and \
+        "A program and its arguments, run without a shell when an alarm is raised or cleared, and when an active one \
+         names other certificates or gateways, one at a time, for at most 30 s. It finds the alarm in `ALARM_NAME`, `ALARM_STATE` (`raised` or `cleared`), `ALARM_TEXT` and \
          `ALARM_GATEWAY_ID`.",
     ),
     setting(

@@ -98,7 +98,10 @@ impl RequestContext<'_> {
     /// The owner of the caller's conversations with backends.
     pub(crate) fn owner(&self) -> Owner {
         let Principal { issuer, subject, roles, .. } = &self.principal;
-        Owner { issuer: issuer.clone(), subject: subject.clone(), roles: roles.clone() }
+        let mut roles = roles.clone();
+        // Their order says nothing.
+        roles.sort();
+        Owner { issuer: issuer.clone(), subject: subject.clone(), roles }
     }
 
     /// This request, as a call that is open at `backend`.

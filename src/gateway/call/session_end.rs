@@ -99,6 +99,9 @@ mod tests {
     use crate::config::Config;
     use crate::gateway::Gateway;
     use crate::gateway::message::scope::Scope;
+    use crate::gateway::session::stream::Next;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -107,20 +110,34 @@ mod tests {
         tokio::time::timeout(time, std::future::pending::<()>()).await.ok();
     }
 
+    fn ann() -> Principal {
+        Principal {
+            subject: "ann".to_owned(),
+            issuer: "a".to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+            no_role: None,
+            identity: Arc::default(),
+            credential: Credential::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn i10_sessions_end_before_their_ends_are_recorded() {
+        let core =
+            Gateway::build(&Config::default(), Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core;
+        let session = core.sessions.open(&ann(), &Scope::All, "{}", 8).0;
+        let mut reader = session.general().read_from(0).unwrap();
+        let recorded = end(&core, core.sessions.remove_all());
+        assert!(matches!(reader.next().now_or_never(), Some(Next::Done)));
+        recorded.await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_sweep_ends_idle_sessions_and_keeps_used_ones() {
         let core =
             Gateway::build(&Config::default(), Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core;
-        let (subject, issuer) = ("ann".to_owned(), "a".to_owned());
-        let ann = Principal {
-            subject,
-            issuer,
-            token_id: None,
-            roles: Vec::new(),
-            no_role: None,
-            identity: std::sync::Arc::default(),
-            credential: Credential::default(),
-        };
+        let ann = ann();
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         let used = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         pass(core.sessions.idle_timeout / 2).await;

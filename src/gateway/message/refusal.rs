@@ -121,9 +121,9 @@ impl Refusal {
         let (status, http, reason) = match error {
             AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, None),
             // The token may be valid: a challenge would make the client fetch another one.
-            AuthError::Unavailable => {
+            AuthError::Unavailable { retry_in } => {
                 let refusal = Self::malformed(StatusCode::SERVICE_UNAVAILABLE, UNAUTHENTICATED, message);
-                return Self { status: Status::Unauthenticated, ..refusal };
+                return Self { status: Status::Unauthenticated, retry_after: Some(*retry_in), ..refusal };
             }
             AuthError::Scope { .. } => {
                 (Status::Denied, StatusCode::FORBIDDEN, Some(r#"error="insufficient_scope""#.to_owned()))

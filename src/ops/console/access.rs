@@ -89,7 +89,7 @@ impl Console {
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "token for the console rejected");
                 let status = match error {
-                    AuthError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                    AuthError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
                     AuthError::Scope { .. } => StatusCode::FORBIDDEN,
                     _ => StatusCode::UNAUTHORIZED,
                 };

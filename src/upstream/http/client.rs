@@ -1,15 +1,18 @@
 //! The HTTP client of a backend: made anew when the authorities in its `ca_file` change, and aware of the backend's
 //! certificate.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
+use hyper_util::client::legacy::connect::HttpInfo;
 use parking_lot::Mutex;
 use reqwest::tls::TlsInfo;
 
 use crate::auth::watched::{WatchedFile, read_bounded};
-use crate::certificate_end::CertificateEnd;
+use crate::certificate_end::{CertificateEnd, RecentEnds};
 use crate::config;
 use crate::file_access::{FileError, FileKind};
 use crate::outbound;
@@ -20,12 +23,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest file of certificate authorities, in bytes. *Chosen*: a system's complete list has 220 KiB.
 const CA_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Most connections whose handshake is known to be noted. *Chosen*: more than a backend has; 40 KiB.
+const CONNECTIONS_MAX: usize = 1024;
+
 /// The HTTP client of one backend.
 #[derive(Debug)]
 pub(super) struct BackendClient {
     source: Source,
-    /// The backend's certificate in the handshake of the last response, and its end.
-    seen: Mutex<Option<(Vec<u8>, Option<CertificateEnd>)>>,
+    handshakes: Mutex<Handshakes>,
+}
+
+/// The handshakes of connections to one backend.
+#[derive(Debug, Default)]
+struct Handshakes {
+    ends: RecentEnds,
+    /// The own addresses of the connections that are noted.
+    connections: HashSet<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -66,7 +79,7 @@ impl BackendClient {
             let client = builder(url).build();
             Source::Fixed(client.map_err(|error| ("url", format!("cannot create an HTTP client ({error})")))?)
         };
-        Ok(Self { source, seen: Mutex::default() })
+        Ok(Self { source, handshakes: Mutex::default() })
     }
 
     /// The client. Requests that were begun with an earlier one continue.
@@ -81,15 +94,31 @@ impl BackendClient {
     pub(super) fn note(&self, response: &reqwest::Response) {
         let certificate = response.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
         let Some(certificate) = certificate else { return };
-        let mut seen = self.seen.lock();
-        if seen.as_ref().is_none_or(|(known, _)| known != certificate) {
-            *seen = Some((certificate.to_vec(), CertificateEnd::of(certificate)));
-        }
+        let connection = response.extensions().get::<HttpInfo>().map(HttpInfo::local_addr);
+        self.handshakes.lock().note(connection, certificate);
     }
 
     /// The end of the backend's certificate, if one was seen.
     pub(super) fn certificate_end(&self) -> Option<CertificateEnd> {
-        self.seen.lock().as_ref().and_then(|(_, end)| *end)
+        self.handshakes.lock().ends.earliest(Instant::now())
+    }
+}
+
+impl Handshakes {
+    /// Notes the certificate of a response that came on this connection, if it is the connection's first one: a
+    /// certificate that only older connections have shown does not count for longer.
+    fn note(&mut self, connection: Option<SocketAddr>, certificate: &[u8]) {
+        if connection.is_some_and(|connection| self.connections.contains(&connection)) {
+            return;
+        }
+        // I6: the connections are bounded. Those that are open are noted again.
+        if self.connections.len() >= CONNECTIONS_MAX {
+            self.connections.clear();
+        }
+        self.connections.extend(connection);
+        if let Some(end) = CertificateEnd::of(certificate) {
+            self.ends.note(end, Instant::now());
+        }
     }
 }
 
@@ -104,4 +133,31 @@ fn client_with(url: &str, file: File) -> Result<reqwest::Client, CaFileError> {
     let pem = read_bounded(file, CA_FILE_BYTES_MAX)?.ok_or(CaFileError::Contents)?;
     let bundle = reqwest::Certificate::from_pem_bundle(&pem).ok().filter(|bundle| !bundle.is_empty());
     Ok(builder(url).tls_certs_merge(bundle.ok_or(CaFileError::Contents)?).build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(name: &str) -> Vec<u8> {
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn i6_a_connection_is_noted_once_and_their_number_is_bounded() {
+        let (mut handshakes, certificate) = (Handshakes::default(), certificate("a"));
+        let noted = |handshakes: &Handshakes| format!("{:?}", handshakes.ends);
+        let address = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        handshakes.note(address(1), &certificate);
+        let first = noted(&handshakes);
+        handshakes.note(address(1), &certificate);
+        assert_eq!(noted(&handshakes), first, "the time of the handshake counts");
+        handshakes.note(address(2), &certificate);
+        assert_ne!(noted(&handshakes), first);
+        for port in 3..3000 {
+            handshakes.note(address(port), b"no certificate");
+        }
+        assert!(handshakes.connections.len() <= CONNECTIONS_MAX);
+    }
 }

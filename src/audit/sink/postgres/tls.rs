@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,13 +23,13 @@ use super::relay::ServerStream;
 use super::scram::end_point;
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::certificate_end::CertificateEnd;
+use crate::certificate_end::{CertificateEnd, RecentEnds};
 use crate::postgres_url::{ChannelBinding, SslMode};
 
 const OPERATION: &str = "connect";
 
 /// Written after each handshake, read for the metric. A process has one database.
-static LAST_END: Mutex<Option<CertificateEnd>> = Mutex::new(None);
+static ENDS: Mutex<RecentEnds> = Mutex::new(RecentEnds::new());
 
 /// The request for TLS. *Spec*: PostgreSQL, "Message Formats", `SSLRequest`.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -117,13 +118,15 @@ pub(super) async fn protect(
     let connector = TlsConnector::from(Arc::new(client_config(mode, files)?));
     let stream = connector.connect(name, stream).await.map_err(|error| handshake_error(&error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    *LAST_END.lock() = certificate.and_then(|certificate| CertificateEnd::of(certificate));
+    if let Some(end) = certificate.and_then(|certificate| CertificateEnd::of(certificate)) {
+        ENDS.lock().note(end, Instant::now());
+    }
     let end_point = certificate.and_then(|certificate| end_point(certificate));
     Ok(ServerStream { stream: Box::new(stream), is_encrypted: true, end_point })
 }
 
 fn unprotected(stream: TcpStream) -> ServerStream {
-    *LAST_END.lock() = None;
+    *ENDS.lock() = RecentEnds::new();
     ServerStream { stream: Box::new(stream), is_encrypted: false, end_point: None }
 }
 
@@ -132,10 +135,10 @@ fn broken(error: &io::Error) -> SinkError {
     SinkError { operation: OPERATION, class: ErrorClass::Transient, sqlstate: None, message }
 }
 
-/// The end of the certificate that a server presented last, if one did.
+/// The end of the certificate that servers presented, if one did; of several recent ones, the earliest.
 #[must_use]
 pub fn certificate_end() -> Option<CertificateEnd> {
-    *LAST_END.lock()
+    ENDS.lock().earliest(Instant::now())
 }
 
 /// A certificate that is refused stays refused until a person acts; a connection that breaks does not.

@@ -127,9 +127,9 @@ impl Identities {
         }
         let new = identify(&self.core, &self.scope, &self.source).await?;
         // The session and its streams belong to the caller, with its roles.
-        let parts =
-            |Principal { subject, issuer, roles, .. }: &Principal| (subject.clone(), issuer.clone(), roles.clone());
-        if parts(&new.principal) != parts(&old.principal) {
+        let is_same =
+            (&new.principal.subject, &new.principal.issuer) == (&old.principal.subject, &old.principal.issuer);
+        if !is_same || !new.principal.has_roles(&old.principal.roles) {
             return Err(Error::OtherCaller);
         }
         tracing::info!(subject = new.principal.subject, "renewed the token");

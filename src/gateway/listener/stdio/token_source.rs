@@ -234,6 +234,33 @@ mod tests {
         ended(&std::fs::read_to_string(file).unwrap()).await;
     }
 
+    /// The end of the command may be noticed before its output.
+    #[tokio::test]
+    async fn what_a_command_printed_at_its_end_is_read() {
+        // Which of the two is looked at first is left to chance.
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("pid");
+            let script = format!("sleep 600 & echo $$ > {}; echo a.b.c", file.display());
+            let words = ["sh".to_owned(), "-c".to_owned(), script];
+            let until_both = async {
+                let pid = loop {
+                    match std::fs::read_to_string(&file) {
+                        Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
+                        _ => tokio::task::yield_now().await,
+                    }
+                };
+                // Nothing else runs on this thread until the command has printed and ended.
+                let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                while !state().is_empty() && !state().contains(") Z ") {
+                    std::thread::yield_now();
+                }
+            };
+            let (token, ()) = tokio::join!(output(&words, &[], std::future::pending()), until_both);
+            assert_eq!(token.unwrap(), "a.b.c");
+        }
+    }
+
     #[tokio::test]
     async fn i8_a_command_that_fails_is_named_without_its_output_and_arguments() {
         for (script, wanted) in [
@@ -243,6 +270,8 @@ mod tests {
             ("printf 'hunter2\\377'", "must print the token and nothing else"),
             ("head -c 40000 /dev/zero | tr '\\0' x", "must print the token and nothing else"),
             ("yes hunter2", "must print the token and nothing else"),
+            // Its end is that of the shell, and the pipe is never empty.
+            ("yes hunter2 & exit 0", "must print the token and nothing else"),
         ] {
             let error = run(script).await.unwrap_err();
             let shown = format!("{error} {error:?}");
