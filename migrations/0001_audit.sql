@@ -447,6 +447,33 @@ BEGIN
     WHERE c.gateway_id = gateway AND c.log = of_log ORDER BY c.size DESC LIMIT 1;
 END $body$;
 
+-- The hashes from which a gateway proves to a witness that its log continues: those of the delivered records after the
+-- largest checkpoint of at most "wanted" records, and that checkpoint. At most 2^20 hashes.
+CREATE FUNCTION @schema@.gatepost_hashes(gateway uuid, of_log bigint, wanted bigint, OUT base_size bigint,
+    OUT base_edge bytea, OUT hashes bytea[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    base_epoch bigint;
+    base_seq bigint;
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    SELECT c.size, c.edge, c.epoch, c.seq INTO base_size, base_edge, base_epoch, base_seq
+    FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway AND c.log = of_log AND c.size <= wanted
+    ORDER BY c.size DESC LIMIT 1;
+    IF base_size IS NULL THEN
+        base_size := 0;
+        base_edge := '';
+        base_epoch := of_log;
+        base_seq := 0;
+    END IF;
+    hashes := ARRAY(SELECT r.hash FROM (
+        SELECT l.epoch, l.seq, l.hash FROM @schema@.audit_log l
+        WHERE l.gateway_id = gateway AND (l.epoch, l.seq) > (base_epoch, base_seq)
+        UNION ALL SELECT q.epoch, q.seq, q.hash FROM @schema@.audit_quarantine q
+        WHERE q.gateway_id = gateway AND (q.epoch, q.seq) > (base_epoch, base_seq)) r
+        ORDER BY r.epoch, r.seq LIMIT 1048576);
+END $body$;
+
 -- Stores a checkpoint. Fails if the log has a larger one that this gateway did not sign before, or another one of this
 -- size: then two gateways write one log, or one went back.
 CREATE FUNCTION @schema@.gatepost_checkpoint(gateway uuid, new_log bigint, new_size bigint, new_epoch bigint,
@@ -497,7 +524,8 @@ REVOKE EXECUTE ON FUNCTION @schema@.gatepost_check_gateway, @schema@.gatepost_pr
     @schema@.gatepost_deliver, @schema@.gatepost_dry_run, @schema@.gatepost_quarantine,
     @schema@.gatepost_open_stream, @schema@.gatepost_partitions, @schema@.gatepost_make_partitions,
     @schema@.gatepost_silent_gateways, @schema@.gatepost_renew_lease, @schema@.gatepost_last_checkpoint,
-    @schema@.gatepost_checkpoint, @schema@.gatepost_anchor, @schema@.gatepost_schema_version FROM PUBLIC;
+    @schema@.gatepost_hashes, @schema@.gatepost_checkpoint, @schema@.gatepost_anchor,
+    @schema@.gatepost_schema_version FROM PUBLIC;
 
     $functions$;
     filled record;
@@ -552,8 +580,8 @@ BEGIN
         END IF;
     END LOOP;
     GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
-        gatepost_make_partitions, gatepost_renew_lease, gatepost_last_checkpoint, gatepost_checkpoint, gatepost_anchor,
-        gatepost_schema_version TO gatepost_writer;
+        gatepost_make_partitions, gatepost_renew_lease, gatepost_last_checkpoint, gatepost_hashes, gatepost_checkpoint,
+        gatepost_anchor, gatepost_schema_version TO gatepost_writer;
     GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
         audit_policy, audit_checkpoint, audit_anchor TO gatepost_reader;
 EXCEPTION

@@ -12,8 +12,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const NEAR_SECS_MAX: i64 = 14 * 24 * 3600;
 
 /// The last part of its lifetime in which a certificate's end is near, as a divisor. *Chosen*: automatic renewal begins
-/// at a third or earlier, also of certificates that live for less than 14 days.
-const NEAR_PART: i64 = 3;
+/// at a third or earlier (cert-manager at a third), and has failed at a quarter.
+const NEAR_PART: i64 = 4;
 
 /// Longest time for which a certificate counts after the last handshake that showed it. *Chosen*: the servers of a load
 /// balancer take turns within it, and the alarm of a renewed certificate ends soon.
@@ -195,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_near_two_weeks_or_a_third_of_the_lifetime_before_it() {
-        for (lifetime, near) in [(365 * DAY, 14 * DAY), (90 * DAY, 14 * DAY), (9 * DAY, 3 * DAY), (3600, 1200)] {
+    fn an_end_is_near_two_weeks_or_a_quarter_of_the_lifetime_before_it() {
+        for (lifetime, near) in [(365 * DAY, 14 * DAY), (90 * DAY, 14 * DAY), (8 * DAY, 2 * DAY), (3600, 900)] {
             let end = of(lifetime);
             assert_eq!(end.lifetime, lifetime);
             let states = [end.at - near - 1, end.at - near, end.at, end.at + 1];

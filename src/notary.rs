@@ -4,15 +4,17 @@
 //! scribe -> stored tree -> notary -> memory on disk -> Postgres -> anchors
 //! ```
 //!
-//! It signs a tree only after its records are stored, and after Postgres has told that it has no later checkpoint of the
-//! log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it signed is in its
+//! It signs a tree only after its records are stored, and after Postgres and a witness told that they have no later
+//! checkpoint of the log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it signed is in its
 //! memory on disk before anyone else sees it. No call ever waits for the notary.
 
+mod anchors;
 mod memory;
 mod signer;
 mod status;
 mod task;
 
+pub use anchors::Witness;
 pub use memory::{Memory, MemoryError, Signed};
 pub use signer::{Signer, SignerError, log_name};
 pub use status::{Anchored, EvidenceState, PlaceState, Status};

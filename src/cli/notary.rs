@@ -8,10 +8,11 @@ use super::database;
 use super::gateway_error::GatewayError;
 use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
-use crate::config::Config;
-use crate::evidence::key::KEY_TEXT_BYTES_MAX;
+use crate::config::{self, Config};
+use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
 use crate::file_access::FileKind;
-use crate::notary::{Notary, Settings, Signer, Status};
+use crate::notary::{Notary, Settings, Signer, Status, Witness};
+use crate::witness::client::{ClientError, WitnessClient};
 
 /// A notary that runs.
 pub(super) struct RunningNotary {
@@ -56,10 +57,29 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
         interval: config.evidence.interval,
         anchor_max_age: config.evidence.anchor_max_age,
     };
-    let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store);
+    let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store, witnesses(config)?);
     let stop = CancellationToken::new();
     let task = tokio::spawn(notary.run(stop.clone()));
     Ok(RunningNotary { status, stop, task })
+}
+
+/// The witnesses of the configuration.
+fn witnesses(config: &Config) -> Result<Vec<Witness<PostgresSink>>, GatewayError> {
+    let witness = |(idx, witness): (usize, &config::Witness)| {
+        let fault = |key: &str, what: &dyn std::fmt::Display| {
+            GatewayError::Config(vec![format!("evidence.witnesses[{idx}].{key}: {what}")])
+        };
+        let key = VerifierKey::parse(&witness.key).map_err(|error| fault("key", &error))?;
+        let name = key.name().to_owned();
+        let client = WitnessClient::new(&witness.url, vec![key]).map_err(|error| match error {
+            ClientError::KeyType { .. } => fault("key", &error),
+            _ => fault("url", &error),
+        })?;
+        let store = database::options(config).map(|options| PostgresSink::new(&options)).transpose();
+        let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
+        Ok(Witness { name, client, store })
+    };
+    config.evidence.witnesses.iter().enumerate().map(witness).collect()
 }
 
 impl RunningNotary {

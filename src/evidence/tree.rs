@@ -14,11 +14,13 @@
 
 pub mod edge;
 pub mod hash;
+pub mod known;
 pub mod prove;
 pub mod verify;
 
 pub use edge::{Edge, EdgeError};
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};
+pub use known::KnownNodes;
 pub use prove::{NodeId, NodeList, NodeSource, ProveError};
 pub use verify::{TreeHead, VerifyError, verify_consistency, verify_inclusion};
 

@@ -49,8 +49,8 @@ pub struct Status(Arc<Mutex<EvidenceState>>);
 
 impl Status {
     /// The state of a notary that begins at `since` and sends checkpoints to `places`.
-    pub(super) fn begun(since: Timestamp, anchor_max_age: Duration, places: &[&str]) -> Self {
-        let places = places.iter().map(|name| ((*name).to_owned(), PlaceState::default())).collect();
+    pub(super) fn begun<'a>(since: Timestamp, anchor_max_age: Duration, places: impl Iterator<Item = &'a str>) -> Self {
+        let places = places.map(|name| (name.to_owned(), PlaceState::default())).collect();
         let (signed, fault, contradiction) = (None, None, None);
         Self(Arc::new(Mutex::new(EvidenceState { since, anchor_max_age, signed, places, fault, contradiction })))
     }

@@ -1,11 +1,15 @@
 //! The notary's task: one look a second, one checkpoint every ten seconds while records come.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::anchors::{Anchor, Contradiction, Published, Witness};
 use super::memory::{Memory, MemoryError, Signed};
 use super::signer::Signer;
 use super::status::{Anchored, Status};
@@ -20,6 +24,13 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between two checkpoints while records come. *Spec*: `docs/evidence.md`.
 const BUSY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The longest wait for witnesses after the last checkpoint. *Chosen*: a stop is not delayed much, and what they did not
+/// sign then, they sign after the next start.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most contradictions that wait for the notary. *Derived*: one of each witness, of which a gateway has a few.
+const CONTRADICTIONS_MAX: usize = 16;
 
 /// The name of Postgres among the places that get checkpoints.
 pub const POSTGRES: &str = "postgres";
@@ -45,6 +56,9 @@ pub struct Notary<S> {
     settings: Settings,
     tree: StoredTree,
     store: Option<S>,
+    /// Taken by their tasks when the notary runs, but for their clients.
+    witnesses: Vec<Witness<S>>,
+    published: watch::Sender<Published>,
     memory: Result<Memory, MemoryError>,
     status: Status,
     /// The log whose checkpoints were compared with those of others since the start.
@@ -54,21 +68,29 @@ pub struct Notary<S> {
 }
 
 impl<S: CheckpointStore> Notary<S> {
-    /// A notary of the log whose stored records are in `tree`. It stores checkpoints in `store`, if there is one.
+    /// A notary of the log whose stored records are in `tree`. It stores checkpoints in `store`, if there is one, and
+    /// sends them to `witnesses`.
     #[must_use]
-    pub fn new(settings: Settings, tree: StoredTree, store: Option<S>) -> (Self, Status) {
+    pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, witnesses: Vec<Witness<S>>) -> (Self, Status) {
         let memory = Memory::read(&settings.dir);
-        let places: &[&str] = if store.is_some() { &[POSTGRES] } else { &[] };
+        let places = store.iter().map(|_| POSTGRES).chain(witnesses.iter().map(|witness| witness.name.as_str()));
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
-        let watched = status.clone();
-        (Self { settings, tree, store, memory, status, compared: None, published_at: None }, watched)
+        let (watched, published) = (status.clone(), watch::Sender::default());
+        let (compared, published_at) = (None, None);
+        let notary = Self { settings, tree, store, witnesses, published, memory, status, compared, published_at };
+        (notary, watched)
     }
 
     /// Signs until `stop`, and then once more what was stored since.
     pub async fn run(mut self, stop: CancellationToken) {
+        let (contradictions, mut found) = mpsc::channel(CONTRADICTIONS_MAX);
+        let mut tasks = self.start_anchors(&contradictions);
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            while let Ok(Contradiction { log, text }) = found.try_recv() {
+                self.contradict(log, &text);
+            }
             let tree = self.tree.get();
             if self.is_due(&tree) {
                 self.publish(&tree).await;
@@ -78,6 +100,33 @@ impl<S: CheckpointStore> Notary<S> {
         if self.is_new(&tree) {
             self.publish(&tree).await;
         }
+        // Dropping the sender ends the tasks, once they have submitted the last checkpoint.
+        drop(std::mem::take(&mut self.published));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(LAST_ANSWER_TIMEOUT, all).await.ok();
+        while let Ok(Contradiction { log, text }) = found.try_recv() {
+            self.contradict(log, &text);
+        }
+    }
+
+    /// Starts a task for each witness.
+    fn start_anchors(&mut self, contradictions: &mpsc::Sender<Contradiction>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for witness in &mut self.witnesses {
+            let last = self.memory.as_ref().ok().and_then(Memory::last);
+            let anchor = Anchor {
+                witness: Witness { store: witness.store.take(), ..witness.without_store() },
+                gateway_id: self.settings.gateway_id,
+                tree: self.tree.clone(),
+                published: self.published.subscribe(),
+                contradictions: contradictions.clone(),
+                status: self.status.clone(),
+                known: last.map_or((Epoch(0), 0), |last| (last.log, last.head.size)),
+                unstored: None,
+            };
+            tasks.spawn(anchor.run());
+        }
+        tasks
     }
 
     /// True if records came since the last signed checkpoint.
@@ -107,17 +156,28 @@ impl<S: CheckpointStore> Notary<S> {
             Err(Refusal::Contradiction(text)) => return self.contradict(tree.log, &text),
         };
         self.status.change(|state| state.fault = None);
-        let Some(store) = &mut self.store else { return };
+        if self.is_stored(tree, &signed).await {
+            let number = self.published.borrow().number + 1;
+            self.published.send_replace(Published { number, signed: Some(Arc::new(signed)) });
+        }
+    }
+
+    /// Stores a checkpoint in the database; false if that contradicts it.
+    async fn is_stored(&mut self, tree: &Tree, signed: &Signed) -> bool {
+        let Some(store) = &mut self.store else { return true };
         let stored = store.store_checkpoint(self.settings.gateway_id, tree, &signed.note).await;
         if let Err(error) = &stored
             && error.is_contradiction()
         {
-            return self.contradict(tree.log, &format!("Postgres refused a checkpoint: {}", error.message));
+            self.contradict(tree.log, &format!("Postgres refused a checkpoint: {}", error.message));
+            return false;
         }
         if let Err(error) = &stored {
             tracing::warn!(%error, "Postgres did not take a checkpoint; the next one is tried again");
         }
         self.status.note(POSTGRES, signed.head.size, stored.map_err(|error| error.to_string()));
+        // A database that is down does not keep it from the witnesses.
+        true
     }
 
     /// The signed checkpoint of `tree`, which is in the memory on disk.
@@ -128,6 +188,8 @@ impl<S: CheckpointStore> Notary<S> {
             if let Some(store) = &mut self.store {
                 compare(memory, tree, store, self.settings.gateway_id).await?;
             }
+            let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
+            compare_with_witnesses(memory, tree, &self.witnesses, &name).await?;
             self.compared = Some(tree.log);
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
@@ -178,4 +240,28 @@ async fn compare(
         Refusal::Fault(format!("nothing is signed before Postgres told which checkpoint it has: {error}"))
     })?;
     memory.check(tree, last.map(|head| ("Postgres", head))).map_err(Refusal::Contradiction)
+}
+
+/// Compares with what the witnesses have of the log of `tree`, which is called `name`. One of them must answer.
+async fn compare_with_witnesses<S>(
+    memory: &Memory,
+    tree: &Tree,
+    witnesses: &[Witness<S>],
+    name: &str,
+) -> Result<(), Refusal> {
+    let mut errors = Vec::new();
+    for Witness { name: witness, client, .. } in witnesses {
+        match client.last(name).await {
+            Ok(last) => {
+                let last = last.map(|(_, checkpoint)| (witness.as_str(), checkpoint.head()));
+                memory.check(tree, last).map_err(Refusal::Contradiction)?;
+            }
+            Err(error) => errors.push(format!("{witness}: {error}")),
+        }
+    }
+    if witnesses.is_empty() || errors.len() < witnesses.len() {
+        return Ok(());
+    }
+    let errors = errors.join("; ");
+    Err(Refusal::Fault(format!("nothing is signed before a witness told which checkpoint it has: {errors}")))
 }

@@ -14,7 +14,7 @@ use crate::audit::tree::Tree;
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
-use crate::evidence::tree::TreeHead;
+use crate::evidence::tree::{KnownNodes, TreeHead};
 
 const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
 const LOG: Epoch = Epoch(1);
@@ -47,6 +47,10 @@ impl CheckpointStore for Store {
             return Err(Self::error(None));
         }
         Ok(kept.checkpoints.iter().filter(|(of, ..)| *of == log).map(|(_, head, _)| *head).max_by_key(|head| head.size))
+    }
+
+    async fn known_nodes(&mut self, _: GatewayId, _: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
+        Err(Self::error(None))
     }
 
     async fn store_checkpoint(&mut self, _: GatewayId, tree: &Tree, note: &str) -> Result<(), SinkError> {
@@ -106,7 +110,7 @@ impl Running {
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
         };
-        let (notary, status) = Notary::new(settings, stored.clone(), Some(store.clone()));
+        let (notary, status) = Notary::new(settings, stored.clone(), Some(store.clone()), Vec::new());
         let stop = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(notary.run(stop.clone()));
         Self { stored, status, stop, task }

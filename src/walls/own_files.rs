@@ -111,6 +111,7 @@ mod tests {
             auth.tokens_file = "/own/auth.tokens_file"
             server.state_key_file = "/own/server.state_key_file"
             postgres.password_file = "/own/postgres.password_file"
+            evidence = { origin = "o", key_file = "/own/evidence.key_file", second_key_file = "/own/evidence.second_key_file" }
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
             backends.d = { url = "https://d", oauth = { token_url = "https://t", client_id = "g", client_secret_file = "/own/backends.*.oauth.client_secret_file" } }

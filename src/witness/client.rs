@@ -164,6 +164,30 @@ pub enum SubmitError<E> {
     },
 }
 
+/// Makes consistency proofs to the checkpoint that is submitted.
+pub trait Prover {
+    /// The reason why a proof cannot be made.
+    type Error;
+
+    /// The proof from the tree of `old` records.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn prove(&mut self, old: u64) -> impl Future<Output = Result<Vec<Hash>, Self::Error>> + Send;
+}
+
+impl<E, P, F> Prover for P
+where
+    P: FnMut(u64) -> F,
+    F: Future<Output = Result<Vec<Hash>, E>> + Send,
+{
+    type Error = E;
+
+    fn prove(&mut self, old: u64) -> impl Future<Output = Result<Vec<Hash>, E>> + Send {
+        self(old)
+    }
+}
+
 /// An answer to a request.
 enum Answer {
     Signed(Cosigned),
@@ -201,23 +225,23 @@ impl WitnessClient {
     }
 
     /// Submits a checkpoint. `known` is the size that the witness is expected to know; if it knows another one, the
-    /// proof is made from that, once. `prove` makes the consistency proof from a size to that of the checkpoint.
+    /// proof is made from that, once.
     ///
     /// # Errors
     /// [`SubmitError`].
     ///
     /// # Cancel safety
     /// The witness may have signed although the future was dropped. A later submission finds that out.
-    pub async fn submit<E>(
+    pub async fn submit<P: Prover>(
         &self,
         note: &Note,
         known: u64,
-        mut prove: impl AsyncFnMut(u64) -> Result<Vec<Hash>, E>,
-    ) -> Result<Cosigned, SubmitError<E>> {
+        mut prover: P,
+    ) -> Result<Cosigned, SubmitError<P::Error>> {
         let size = Checkpoint::parse(note.text()).map_err(ClientError::from)?.size();
         let (mut old_size, mut first) = (known.min(size), None);
         loop {
-            let proof = prove(old_size).await.map_err(|source| SubmitError::Proof { old_size, source })?;
+            let proof = prover.prove(old_size).await.map_err(|source| SubmitError::Proof { old_size, source })?;
             let request = AddCheckpoint { old_size, proof, note: note.clone() };
             match (self.send(&request).await?, first) {
                 (Answer::Signed(cosigned), _) => return Ok(cosigned),

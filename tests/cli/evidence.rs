@@ -1,24 +1,36 @@
 //! Signed checkpoints of running gateways, as those see them who have only the database, or only a proof.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use gatepost::evidence::key::{SignatureType, SigningKey};
+use gatepost::accept::{AcceptFailures, CountedListener};
+use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::connections::serve_router;
+use gatepost::evidence::key::{SignatureType, SigningKey, VerifierKey};
 use gatepost::evidence::note::Note;
 use gatepost::evidence::policy::Policy;
 use gatepost::evidence::proof::{LogProof, ProofError};
 use gatepost::evidence::tree::Edge;
 use gatepost::ops::export_line::parse_export_line;
+use gatepost::witness::Witness;
+use gatepost::witness::server::router;
+use gatepost::witness::store::Store;
 use nix::sys::signal::Signal;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::{PgPool, Row};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::common::command;
 use crate::common::gatepost::{Gatepost, Setup, write_secret};
 use crate::common::mcp::Era;
 use crate::common::postgres::{Cluster, Database};
+use crate::common::python::python_program;
 use crate::common::wait::{SOON, until_async};
 use crate::run::run;
 
@@ -231,4 +243,238 @@ async fn an_outbox_from_a_copy_signs_nothing_until_a_new_log_begins() {
     );
     signing.verify_notes(&checkpoints);
     drop(gatepost);
+}
+
+/// A witness in this process, at one address whether it runs or not.
+struct Witnessing {
+    dir: tempfile::TempDir,
+    secret: String,
+    log: VerifierKey,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Witnessing {
+    /// A witness of the log of `gateway`, which does not run yet. The gateway is told to use it.
+    fn of(signing: &mut Signing, gateway: Uuid) -> Self {
+        let (key, secret) = SigningKey::generate("witness.example/w1", SignatureType::CosignatureEd25519).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        Store::create(&DiskFs, dir.path(), &[key.verifier()]).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let witnesses = format!("[{{ url = \"http://{address}\", key = \"{}\" }}]", key.verifier());
+        signing.setup.set("audit.gateway_id", &gateway.to_string()).set_toml("evidence.witnesses", &witnesses);
+        let log = SigningKey::parse_named(&signing.secret, &format!("{ORIGIN}/{gateway}")).unwrap();
+        Self { dir, secret: secret.to_string(), log: log.verifier().clone(), address, stop: CancellationToken::new() }
+    }
+
+    async fn start(&mut self) {
+        self.stop = CancellationToken::new();
+        let key = SigningKey::parse(&self.secret).unwrap();
+        let store = Store::open(Arc::new(DiskFs), self.dir.path(), &[key.verifier()]).unwrap();
+        let witness = Arc::new(Witness::new(vec![key], vec![self.log.clone()], store));
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        let listener = CountedListener { listener, failures: AcceptFailures::default() };
+        tokio::spawn(serve_router(listener, router(witness), 16, self.stop.clone()));
+    }
+
+    /// Those who trust the log's key, and need this witness.
+    fn policy(&self) -> Policy {
+        let key = SigningKey::parse(&self.secret).unwrap();
+        let text = format!("log {}\nwitness w1 {}\nquorum w1\n", self.log, key.verifier());
+        Policy::parse(text.as_bytes()).unwrap()
+    }
+}
+
+impl Signing {
+    /// Waits until the witness has signed a checkpoint that covers all records that are delivered now.
+    async fn all_witnessed(&self) {
+        let sql = "SELECT coalesce(bool_and(EXISTS (SELECT FROM audit_checkpoint c JOIN audit_anchor a
+            USING (gateway_id, log, size) WHERE c.gateway_id = s.gateway_id
+            AND (c.epoch, c.seq) >= (s.epoch, s.delivered_seq))), false) FROM audit_stream s";
+        until_async("the witness signed a checkpoint over all records", SOON, async || {
+            sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or(false)
+        })
+        .await;
+    }
+}
+
+fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
+    gatepost.get_ops("/metrics").1.contains(&format!("gatepost_alarm{{alarm=\"{alarm}\"}} 1"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_signs_what_continues_and_proofs_need_it() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(77));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 5).await;
+    signing.all_witnessed().await;
+    // Killed with records that no checkpoint covers: the proof to the witness needs hashes that only Postgres has.
+    signing.call(&gatepost, 5).await;
+    gatepost.end(Signal::SIGKILL);
+    let gatepost = signing.setup.start();
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+    let id: Uuid = sqlx::query_scalar("SELECT request_id FROM audit_log WHERE tool_name = 'echo' ORDER BY seq LIMIT 1")
+        .fetch_one(&signing.pool)
+        .await
+        .unwrap();
+    let (id, out) = (id.to_string(), signing.setup.dir().display().to_string());
+    let (code, stdout, stderr) = run(&signing.setup, &["audit", "prove", &id, "--output", &out]);
+    assert!(code == Some(0) && stdout.contains("signed by the log and witness.example/w1"), "{stdout}{stderr}");
+    let read = |end: &str| fs::read_to_string(signing.setup.dir().join(format!("{id}.{end}"))).unwrap();
+    let record = parse_export_line(read("json").trim_end()).unwrap();
+    let proof = LogProof::parse(read("tlog-proof").as_bytes()).unwrap();
+    let policy = witnessing.policy();
+    let checked = proof.verify(&record.position.hash.0, &policy).unwrap();
+    assert_eq!(checked.witnesses.len(), 1);
+    assert!(proof.verify(&[0; 32], &policy).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_until_a_witness_answers_and_calls_continue() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(78));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    let gatepost = signing.setup.start();
+    until_async("the alarm is raised", SOON, async || is_raised(&gatepost, "evidence_unsigned")).await;
+    signing.call(&gatepost, 3).await;
+    assert_eq!(signing.checkpoints().await.len(), 0);
+    witnessing.start().await;
+    signing.all_witnessed().await;
+    until_async("the alarm is cleared", SOON, async || !is_raised(&gatepost, "evidence_unsigned")).await;
+    // Once it has answered, its outage does not end the signing, and it catches up.
+    witnessing.stop.cancel();
+    signing.call(&gatepost, 3).await;
+    signing.all_signed().await;
+    witnessing.start().await;
+    signing.call(&gatepost, 3).await;
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_tells_that_outbox_and_database_were_set_back() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(79));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 2).await;
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+    let (dir, older) = (signing.setup.audit_dir(), signing.setup.dir().join("older"));
+    copy(&dir, &older);
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 4).await;
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+    // An attacker who owns machine and database makes both forget the last epoch.
+    fs::remove_dir_all(&dir).unwrap();
+    copy(&older, &dir);
+    for table in ["audit_log", "audit_stream", "audit_checkpoint"] {
+        let delete = format!("DELETE FROM {table} WHERE epoch = 2");
+        sqlx::query(sqlx::AssertSqlSafe(delete)).execute(&signing.pool).await.unwrap();
+    }
+    let kept = signing.checkpoints().await.len();
+    let gatepost = signing.setup.start();
+    until_async("the alarm is raised", SOON, async || is_raised(&gatepost, "evidence_fork")).await;
+    signing.setup.wait_for_log("witness.example/w1 has a checkpoint of");
+    signing.call(&gatepost, 4).await;
+    signing.stop(gatepost);
+    assert_eq!(signing.checkpoints().await.len(), kept, "nothing is signed");
+}
+
+/// What the verifier says that knows only the specification: its exit code and its output.
+fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
+    let files = [("policy", policy), ("record.json", record), ("record.tlog-proof", proof)];
+    let mut command = Command::new(python_program("python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("verify/gatepost_verify.py"));
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        command.arg(path);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.code(), text)
+}
+
+/// The same value of a column, changed.
+fn changed(value: &Value) -> Value {
+    match value {
+        Value::Null => json!("x"),
+        Value::Number(number) => json!(number.as_f64().unwrap() + 1.0),
+        // Another digit, also of a UUID or a time.
+        Value::String(text) => match text.find(|c: char| c.is_ascii_digit()) {
+            Some(at) => {
+                let digit = if &text[at..=at] == "1" { "2" } else { "1" };
+                json!(format!("{}{digit}{}", &text[..at], &text[at + 1..]))
+            }
+            None => json!(format!("{text}x")),
+        },
+        other => json!([other]),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_independent_verifier_needs_no_gatepost_and_notices_every_change() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(80));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 7).await;
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+    let sql = "SELECT request_id FROM audit_log WHERE tool_name = 'echo' ORDER BY seq LIMIT 1 OFFSET 3";
+    let id: Uuid = sqlx::query_scalar(sql).fetch_one(&signing.pool).await.unwrap();
+    let out = signing.setup.dir().display().to_string();
+    let (code, _, stderr) = run(&signing.setup, &["audit", "prove", &id.to_string(), "--output", &out]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let read = |end: &str| fs::read_to_string(signing.setup.dir().join(format!("{id}.{end}"))).unwrap();
+    let (record, proof) = (read("json"), read("tlog-proof"));
+    let key = SigningKey::parse(&witnessing.secret).unwrap();
+    let policy = format!("log {}\nwitness w1 {}\nquorum w1\n", witnessing.log, key.verifier());
+    let dir = tempfile::tempdir().unwrap();
+    let check = |policy: &str, record: &str, proof: &str| verifier(dir.path(), policy, record, proof);
+    let (code, said) = check(&policy, &record, &proof);
+    assert!(code == Some(0) && said.contains("signed by the witness w1 at 20"), "{said}");
+    assert!(said.starts_with(&format!("proven: the record is number {} (from 0)", proof_index(&proof))), "{said}");
+    // Every column but the hash itself, which the verifier computes.
+    let columns: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&record).unwrap();
+    assert_eq!(columns.len(), 39);
+    for (name, raw) in columns.iter().filter(|(name, _)| *name != "hash") {
+        let part = format!("\"{name}\":{raw}");
+        let value = changed(&serde_json::from_str(raw.get()).unwrap());
+        let other = record.replacen(&part, &format!("\"{name}\":{value}"), 1);
+        assert_ne!(other, record, "{part}");
+        let (code, said) = check(&policy, &other, &proof);
+        assert!(code == Some(1) && said.starts_with("not proven"), "{name}: {said}");
+    }
+    let index = proof_index(&proof);
+    let stranger = SigningKey::generate("witness.example/w1", SignatureType::CosignatureEd25519).unwrap().0;
+    for (what, policy, proof) in [
+        ("index", policy.clone(), proof.replacen(&format!("index {index}"), &format!("index {}", index + 1), 1)),
+        ("hash", policy.clone(), drop_line(&proof, 2)),
+        ("size", policy.clone(), proof.replacen(&format!("{gateway}\n"), &format!("{gateway}\n1"), 1)),
+        ("witness", policy.clone(), drop_last_line(&proof)),
+        ("other witness", policy.replace(&key.verifier().to_string(), &stranger.verifier().to_string()), proof.clone()),
+        ("no log", drop_line(&policy, 0), proof.clone()),
+        ("empty", policy.clone(), String::new()),
+    ] {
+        let (code, said) = check(&policy, &record, &proof);
+        assert!(code == Some(1) && said.starts_with("not proven"), "{what}: {said}");
+    }
+}
+
+fn proof_index(proof: &str) -> u64 {
+    proof.lines().nth(1).unwrap().strip_prefix("index ").unwrap().parse().unwrap()
+}
+
+fn drop_line(text: &str, at: usize) -> String {
+    text.split_inclusive('\n').enumerate().filter(|(idx, _)| *idx != at).map(|(_, line)| line).collect()
+}
+
+fn drop_last_line(text: &str) -> String {
+    drop_line(text, text.lines().count() - 1)
 }

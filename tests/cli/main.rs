@@ -18,6 +18,7 @@ mod common {
     pub mod mcp;
     pub mod postgres;
     pub mod process;
+    pub mod python;
     pub mod stdio_client;
     pub mod wait;
 }

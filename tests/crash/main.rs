@@ -30,6 +30,9 @@ mod sim_disk;
 mod simulation;
 mod witness;
 
+/// What the sources below name as `crate::evidence`.
+use gatepost::evidence;
+
 /// The ring and the scribe, compiled against shuttle, see [`schedules`].
 #[allow(dead_code, unused_imports, reason = "each schedule uses a part of these sources")]
 #[allow(clippy::new_without_default, clippy::missing_errors_doc, clippy::return_self_not_must_use)]

@@ -1,7 +1,5 @@
 //! Checkpoints of logs and the hashes between them, from one snapshot of the database.
 
-use std::convert::Infallible;
-
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -9,7 +7,7 @@ use super::reading::{Reading, bigint};
 use super::row::timestamp;
 use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
 use crate::audit::sql::{self, Connection};
-use crate::evidence::tree::{Edge, Hash, NodeId, NodeSource, TreeHead, leaf_hash, node_hash};
+use crate::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
 
 /// The columns of a checkpoint.
 const COLUMNS: &str = "c.log, c.size, c.epoch, c.seq, c.root, c.edge, c.note, c.stored_at";
@@ -132,7 +130,7 @@ impl<'c> LogReading<'c> {
         let query = query.bind(bigint(to.last.0.0)).bind(bigint(to.last.1.0));
         let hashes: Vec<Vec<u8>> = query.fetch_all(&mut *self.reading.transaction).await?;
         let records: Option<Vec<_>> = hashes.into_iter().map(|hash| hash.try_into().ok()).collect();
-        let nodes = records.map(|records| KnownNodes { edge, records });
+        let nodes = records.map(|records| KnownNodes::new(edge, records));
         nodes.filter(|nodes| nodes.size() == to.head.size).ok_or(sqlx::Error::RowNotFound)
     }
 
@@ -179,101 +177,4 @@ fn checkpoint(row: &PgRow) -> Result<StoredCheckpoint, sqlx::Error> {
         stored_at: timestamp(row, 7)?,
         anchors: Vec::new(),
     })
-}
-
-/// The nodes of a tree: the perfect subtrees of a smaller one, and the hashes of the records after it.
-#[derive(Clone, Debug)]
-pub struct KnownNodes {
-    edge: Edge,
-    records: Vec<[u8; 32]>,
-}
-
-impl KnownNodes {
-    /// The number of records in the tree.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.edge.size() + self.records.len() as u64
-    }
-
-    /// The hashes of the records after the smaller tree.
-    #[must_use]
-    pub fn records(&self) -> &[[u8; 32]] {
-        &self.records
-    }
-
-    /// The index of the record with this hash, among those after the smaller tree.
-    #[must_use]
-    pub fn index_of(&self, hash: &[u8; 32]) -> Option<u64> {
-        let at = self.records.iter().position(|record| record == hash)?;
-        Some(self.edge.size() + at as u64)
-    }
-
-    /// The edge of the whole tree.
-    #[must_use]
-    pub fn whole_edge(&self) -> Edge {
-        let mut edge = self.edge.clone();
-        for record in &self.records {
-            // Full only after more records than seqs have numbers.
-            edge.push(record, |_, _, _| {}).ok();
-        }
-        edge
-    }
-}
-
-/// Proofs need no other nodes: what is to the left of a record after the smaller tree is a subtree of its edge.
-impl NodeSource for KnownNodes {
-    type Error = Infallible;
-
-    fn node(&mut self, id: NodeId) -> Result<Hash, Infallible> {
-        let (begin, end) = (id.index << id.level, (id.index + 1) << id.level);
-        let mut at = 0;
-        for (bit, hash) in (0..u64::BITS).rev().filter(|bit| self.edge.size() >> bit & 1 == 1).zip(self.edge.hashes()) {
-            if at == begin && u32::from(id.level) == bit {
-                return Ok(*hash);
-            }
-            at += 1 << bit;
-        }
-        if let Some(record) = begin.checked_sub(self.edge.size()).filter(|_| end - begin == 1) {
-            let record = usize::try_from(record).ok().and_then(|at| self.records.get(at));
-            return Ok(record.map_or(Hash([0; 32]), leaf_hash));
-        }
-        let Some(level) = id.level.checked_sub(1) else { return Ok(Hash([0; 32])) };
-        let left = self.node(NodeId { level, index: id.index * 2 })?;
-        let right = self.node(NodeId { level, index: id.index * 2 + 1 })?;
-        Ok(node_hash(&left, &right))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::evidence::tree::{prove, verify_consistency, verify_inclusion};
-
-    fn record(index: u64) -> [u8; 32] {
-        crate::audit::record::Digest::of(&index.to_le_bytes()).0
-    }
-
-    fn edge(size: u64) -> Edge {
-        let mut edge = Edge::default();
-        (0..size).for_each(|index| edge.push(&record(index), |_, _, _| {}).unwrap());
-        edge
-    }
-
-    #[test]
-    fn proofs_are_made_from_an_edge_and_the_records_after_it() {
-        for old in 0..40 {
-            for new in old + 1..70 {
-                let mut nodes = KnownNodes { edge: edge(old), records: (old..new).map(record).collect() };
-                let (before, head) = (edge(old), TreeHead { size: new, root: edge(new).root() });
-                assert_eq!((nodes.size(), nodes.whole_edge()), (new, edge(new)));
-                for index in old..new {
-                    assert_eq!(nodes.index_of(&record(index)), Some(index));
-                    let proof = prove::inclusion(index, new, &mut nodes).unwrap();
-                    verify_inclusion(index, leaf_hash(&record(index)), head, &proof).unwrap();
-                }
-                let proof = prove::consistency(old, new, &mut nodes).unwrap();
-                verify_consistency(TreeHead { size: old, root: before.root() }, head, &proof).unwrap();
-            }
-        }
-    }
 }

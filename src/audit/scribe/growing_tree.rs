@@ -7,34 +7,55 @@ use parking_lot::Mutex;
 use crate::audit::outbox::Opening;
 use crate::audit::record::StreamPosition;
 use crate::audit::tree::Tree;
+use crate::evidence::tree::{Hash, KnownNodes, prove};
+
+/// The most hashes of records that are kept for proofs, in 8 MiB. *Chosen*: those of a minute at full load; a witness
+/// that is further behind gets its proof from Postgres.
+const RECENT_MAX: usize = 1 << 18;
 
 /// The tree over all records with a position, and the one over all stored records.
 #[derive(Debug)]
 pub(super) struct GrowingTree {
     /// The tree over all records with a position.
     pub(super) made: Tree,
+    /// The hashes of records that are not stored yet.
+    new: Vec<[u8; 32]>,
     stored: StoredTree,
 }
 
 /// The tree over all stored records, as it is at any time. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StoredTree(Arc<Mutex<Tree>>);
+pub struct StoredTree(Arc<Mutex<Stored>>);
+
+#[derive(Debug)]
+struct Stored {
+    tree: Tree,
+    /// The nodes of the tree, as far as they are computed from the last records.
+    nodes: KnownNodes,
+}
 
 impl GrowingTree {
     /// The tree that the new epoch continues.
     pub(super) fn of(opening: &Opening) -> Self {
         let made = opening.tree.clone();
-        Self { stored: StoredTree(Arc::new(Mutex::new(made.clone()))), made }
+        Self { stored: StoredTree::of(made.clone()), new: Vec::new(), made }
     }
 
     /// Adds a record.
     pub(super) fn push(&mut self, position: &StreamPosition) {
         self.made.push(position);
+        self.new.push(position.hash.0);
     }
 
     /// All records with a position are stored.
-    pub(super) fn mark_stored(&self) {
-        self.stored.0.lock().clone_from(&self.made);
+    pub(super) fn mark_stored(&mut self) {
+        let mut stored = self.stored.0.lock();
+        stored.tree.clone_from(&self.made);
+        self.new.drain(..).for_each(|hash| stored.nodes.push(hash));
+        // Moved forward in large steps, each of which costs a copy.
+        if stored.nodes.records().len() > 2 * RECENT_MAX {
+            stored.nodes.keep_last(RECENT_MAX);
+        }
     }
 
     /// The tree over all stored records.
@@ -44,20 +65,40 @@ impl GrowingTree {
 }
 
 impl StoredTree {
-    /// A tree that [`StoredTree::set`] replaces, for a test without a scribe.
-    #[cfg(test)]
+    /// A tree of which all records are stored.
     pub(crate) fn of(tree: Tree) -> Self {
-        Self(Arc::new(Mutex::new(tree)))
+        let nodes = KnownNodes::new(tree.edge().clone(), Vec::new());
+        Self(Arc::new(Mutex::new(Stored { tree, nodes })))
     }
 
+    /// Replaces the tree, for a test without a scribe.
     #[cfg(test)]
     pub(crate) fn set(&self, tree: Tree) {
-        *self.0.lock() = tree;
+        self.0.lock().tree = tree;
     }
 
     /// The tree over the records that are stored now.
     #[must_use]
     pub fn get(&self) -> Tree {
-        self.0.lock().clone()
+        self.0.lock().tree.clone()
+    }
+
+    /// The proof that the tree of `new` records continues that of `old`, from the hashes of the last records; `None` if
+    /// they do not reach back so far. `new` is at most the size of the tree.
+    #[must_use]
+    pub fn consistency(&self, old: u64, new: u64) -> Option<Vec<Hash>> {
+        let mut stored = self.0.lock();
+        // From the tree without records there is a proof without hashes.
+        if old > 0 && old < stored.nodes.base() {
+            return None;
+        }
+        prove::consistency(old, new, &mut stored.nodes).ok()
+    }
+
+    /// The hashes of the last records, and the number of records before them.
+    #[must_use]
+    pub fn recent(&self) -> (u64, Vec<[u8; 32]>) {
+        let stored = self.0.lock();
+        (stored.nodes.base(), stored.nodes.records().to_vec())
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use super::interface::SinkError;
 use crate::audit::record::{Epoch, GatewayId};
 use crate::audit::tree::Tree;
-use crate::evidence::tree::TreeHead;
+use crate::evidence::tree::{KnownNodes, TreeHead};
 
 /// The SQLSTATE of a checkpoint that contradicts a stored one. *Spec*: `migrations/0001_audit.sql`.
 const CONTRADICTION: &str = "GP004";
@@ -62,6 +62,18 @@ pub trait CheckpointStore: Send + 'static {
         gateway_id: GatewayId,
         log: Epoch,
     ) -> impl Future<Output = Result<Option<TreeHead>, SinkError>> + Send;
+
+    /// The nodes of the log's tree, as far as records are delivered: from the largest stored checkpoint of at most `size`
+    /// records on. What the database says proves nothing; a proof that is made from it is verified.
+    ///
+    /// # Errors
+    /// See [`SinkError`].
+    fn known_nodes(
+        &mut self,
+        gateway_id: GatewayId,
+        log: Epoch,
+        size: u64,
+    ) -> impl Future<Output = Result<KnownNodes, SinkError>> + Send;
 
     /// Stores the checkpoint of `tree`, which has the signed text `note`. Storing it again changes nothing.
     ///

@@ -5,14 +5,14 @@ use std::sync::LazyLock;
 use sqlx::Row as _;
 
 use super::delivery::{Effect, PostgresSink};
-use super::error::driver_error;
+use super::error::{driver_error, for_operator};
 use super::rows::bigint;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sql;
 use crate::audit::tree::Tree;
-use crate::evidence::tree::{Hash, TreeHead};
+use crate::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
 
 /// Stores a checkpoint. The last two columns are those of [`sql::DURABILITY`].
 static STORE: LazyLock<String> =
@@ -27,6 +27,22 @@ impl CheckpointStore for PostgresSink {
         let root: Option<Vec<u8>> = row.try_get(1).map_err(|error| driver_error(operation, &error))?;
         let root = root.and_then(|root| root.try_into().ok()).map(Hash);
         Ok(size.zip(root).map(|(size, root)| TreeHead { size: size.unsigned_abs(), root }))
+    }
+
+    async fn known_nodes(&mut self, gateway_id: GatewayId, log: Epoch, size: u64) -> Result<KnownNodes, SinkError> {
+        let operation = "read hashes";
+        let read = sql::query("SELECT base_size, base_edge, hashes FROM gatepost_hashes($1, $2, $3)");
+        let read = read.bind(gateway_id.0).bind(bigint(log.0)).bind(bigint(size));
+        let row = self.fetch(operation, read, Effect::None).await?;
+        let column = |error| driver_error(operation, &error);
+        let size: i64 = row.try_get(0).map_err(column)?;
+        let edge: Vec<u8> = row.try_get(1).map_err(column)?;
+        let hashes: Vec<Vec<u8>> = row.try_get(2).map_err(column)?;
+        let nodes = edge.as_chunks::<32>().0.iter().map(|hash| Hash(*hash)).collect();
+        let damaged = |_| for_operator(operation, "a row of audit_checkpoint has a damaged edge".to_owned());
+        let edge = Edge::from_hashes(size.unsigned_abs(), nodes).map_err(damaged)?;
+        let records = hashes.into_iter().map_while(|hash| hash.try_into().ok()).collect();
+        Ok(KnownNodes::new(edge, records))
     }
 
     async fn store_checkpoint(&mut self, gateway_id: GatewayId, tree: &Tree, note: &str) -> Result<(), SinkError> {

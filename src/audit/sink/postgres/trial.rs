@@ -61,7 +61,7 @@ async fn check_rights(connection: &mut PgConnection) -> Result<(), SinkError> {
     let operation = "look at the login's rights";
     let missing = "SELECT string_agg(f.name, ', ') FROM unnest(ARRAY['gatepost_deliver', 'gatepost_dry_run',
             'gatepost_quarantine', 'gatepost_open_stream', 'gatepost_make_partitions', 'gatepost_renew_lease',
-            'gatepost_last_checkpoint', 'gatepost_checkpoint', 'gatepost_anchor']) AS f(name)
+            'gatepost_last_checkpoint', 'gatepost_hashes', 'gatepost_checkpoint', 'gatepost_anchor']) AS f(name)
         WHERE NOT coalesce(has_function_privilege(session_user, to_regproc(f.name)::oid, 'EXECUTE'), false)";
     let missing: Option<String> =
         sql::query_scalar(missing).fetch_one(connection).await.map_err(|error| driver_error(operation, &error))?;
