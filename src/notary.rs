@@ -5,8 +5,8 @@
 //! ```
 //!
 //! It signs a tree only after its records are stored, and after Postgres and a witness told that they have no later
-//! checkpoint of the log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it signed is in its
-//! memory on disk before anyone else sees it. No call ever waits for the notary.
+//! checkpoint of the log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it
+//! signed is in its memory on disk before anyone else sees it. No call ever waits for the notary.
 
 mod anchors;
 mod memory;

@@ -93,7 +93,7 @@ impl<S: CheckpointStore> Anchor<S> {
                 let text = format!("witness {name}: {error}");
                 tracing::warn!(witness = name, %error, "a witness did not sign; the next checkpoint is sent again");
                 if is_contradiction(&error) {
-                    // The notary is gone if nobody takes it.
+                    // The notary has ended if this fails.
                     self.contradictions.send(Contradiction { log: signed.log, text: text.clone() }).await.ok();
                 }
                 self.status.note(&name, size, Err(text));

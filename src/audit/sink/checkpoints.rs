@@ -63,8 +63,8 @@ pub trait CheckpointStore: Send + 'static {
         log: Epoch,
     ) -> impl Future<Output = Result<Option<TreeHead>, SinkError>> + Send;
 
-    /// The nodes of the log's tree, as far as records are delivered: from the largest stored checkpoint of at most `size`
-    /// records on. What the database says proves nothing; a proof that is made from it is verified.
+    /// The nodes of the log's tree, as far as records are delivered: from the largest stored checkpoint of at most
+    /// `size` records on. What the database says proves nothing; a proof that is made from it is verified.
     ///
     /// # Errors
     /// See [`SinkError`].
