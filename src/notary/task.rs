@@ -25,8 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two checkpoints while records come. *Spec*: `docs/evidence.md`.
 const BUSY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The longest wait for witnesses after the last checkpoint. *Chosen*: a stop is not delayed much, and what they did not
-/// sign then, they sign after the next start.
+/// The longest wait for witnesses after the last checkpoint. *Chosen*: a stop is not delayed much, and what they did
+/// not sign then, they sign after the next start.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most contradictions that wait for the notary. *Derived*: one of each witness, of which a gateway has a few.
