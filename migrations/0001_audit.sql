@@ -497,7 +497,13 @@ BEGIN
     END IF;
     INSERT INTO @schema@.audit_checkpoint (gateway_id, log, size, epoch, seq, root, edge, note)
     VALUES (gateway, new_log, new_size, new_epoch, new_seq, new_root, new_edge, new_note)
-    ON CONFLICT (gateway_id, log, size) DO UPDATE SET note = EXCLUDED.note;
+    ON CONFLICT (gateway_id, log, size) DO NOTHING;
+    -- Another transaction may have stored one meanwhile.
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway
+            AND c.log = new_log AND c.size = new_size AND c.root = new_root) THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP004', MESSAGE = format(
+            'log %s of gateway %s has another checkpoint of size %s', new_log, gateway, new_size);
+    END IF;
 END $body$;
 
 -- Stores what an anchor said of a stored checkpoint. Returns false if there is no such checkpoint.

@@ -1,5 +1,7 @@
 //! The notary of a running gateway.
 
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -13,6 +15,10 @@ use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
 use crate::file_access::FileKind;
 use crate::notary::{Notary, Settings, Signer, Status, Witness};
 use crate::witness::client::{ClientError, WitnessClient};
+
+/// The longest wait for the last checkpoint. *Chosen*: Postgres and witnesses that are well take a second, and service
+/// managers wait for half a minute.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A notary that runs.
 pub(super) struct RunningNotary {
@@ -50,6 +56,11 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let store = database::options(config).map(|options| PostgresSink::new(&options)).transpose();
     let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let probe = pipeline.probe();
+    let name = signer.log_name(probe.stream().0, pipeline.stored_tree().get().log);
+    for key in signer.verifiers(&name).map_err(|error| GatewayError::Config(vec![format!("evidence: {error}")]))? {
+        // Witnesses and policies need it.
+        tracing::info!(log = name, %key, "signs checkpoints");
+    }
     let settings = Settings {
         gateway_id: probe.stream().0,
         signer,
@@ -89,10 +100,15 @@ impl RunningNotary {
     }
 
     /// Signs what was stored since the last checkpoint, and ends.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
         self.stop.cancel();
-        if self.task.await.is_err() {
-            tracing::error!("the notary panicked (a bug in Gatepost); the last records are not signed");
+        match tokio::time::timeout(STOP_TIMEOUT, &mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("the notary panicked (a bug in Gatepost); the last records are not signed"),
+            Err(_) => {
+                self.task.abort();
+                tracing::warn!(timeout = ?STOP_TIMEOUT, "the last checkpoint was not stored or confirmed in time");
+            }
         }
     }
 }

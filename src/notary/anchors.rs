@@ -1,5 +1,6 @@
 //! Witnesses of the log: each has a task of its own, so that none waits for another one.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -92,9 +93,9 @@ impl<S: CheckpointStore> Anchor<S> {
             Err(error) => {
                 let text = format!("witness {name}: {error}");
                 tracing::warn!(witness = name, %error, "a witness did not sign; the next checkpoint is sent again");
-                if is_contradiction(&error) {
+                if let Some(text) = self.contradiction(signed, &error).await {
                     // The notary has ended if this fails.
-                    self.contradictions.send(Contradiction { log: signed.log, text: text.clone() }).await.ok();
+                    self.contradictions.send(Contradiction { log: signed.log, text }).await.ok();
                 }
                 self.status.note(&name, size, Err(text));
             }
@@ -109,6 +110,26 @@ impl<S: CheckpointStore> Anchor<S> {
         let Witness { client, store, .. } = &mut self.witness;
         let prover = RecordProver { gateway_id: self.gateway_id, tree: &self.tree, store: store.as_mut(), signed };
         client.submit(&note, known, prover).await
+    }
+
+    /// The contradiction behind a refusal. A status alone ends nothing, since anything between gateway and witness may
+    /// have sent it: the witness must have signed another tree.
+    async fn contradiction(&mut self, signed: &Signed, error: &SubmitError<ProofError>) -> Option<String> {
+        use ClientError::{Ahead, Contradiction, Moving};
+        if !matches!(error, SubmitError::Witness(Ahead { .. } | Contradiction { .. } | Moving { .. })) {
+            return None;
+        }
+        let note = Note::parse(signed.note.as_bytes()).ok()?;
+        let origin = note.text().lines().next()?;
+        let (_, checkpoint) = self.witness.client.last(origin).await.ok()??;
+        let (other, own) = (checkpoint.head(), signed.head);
+        let is_other = match other.size.cmp(&own.size) {
+            Ordering::Greater => true,
+            Ordering::Equal => other.root != own.root,
+            Ordering::Less => self.tree.root_at(other.size).is_some_and(|root| root != other.root),
+        };
+        let name = &self.witness.name;
+        is_other.then(|| format!("{name} signed a tree of {} records that this log does not have: {error}", other.size))
     }
 
     async fn store_signature(&mut self) {
@@ -148,6 +169,10 @@ impl<S: CheckpointStore> Prover for RecordProver<'_, S> {
         if nodes.size() < size {
             return Err(failed(format!("it has those of the first {} records", nodes.size())));
         }
+        // A wrong proof would look like a contradiction to the witness.
+        if prove::root(size, &mut nodes) != Ok(self.signed.head.root) {
+            return Err(failed("they do not give the signed root: see gatepost audit verify".to_owned()));
+        }
         prove::consistency(old, size, &mut nodes).map_err(|error| failed(error.to_string()))
     }
 }
@@ -158,12 +183,6 @@ fn extend(nodes: &mut KnownNodes, (before, recent): (u64, Vec<[u8; 32]>)) {
     if nodes.size() >= before {
         recent.into_iter().skip(known).for_each(|hash| nodes.push(hash));
     }
-}
-
-/// True if the witness signed what this log cannot have.
-fn is_contradiction(error: &SubmitError<ProofError>) -> bool {
-    use ClientError::{Ahead, Contradiction, Moving};
-    matches!(error, SubmitError::Witness(Ahead { .. } | Contradiction { .. } | Moving { .. }))
 }
 
 fn damaged(error: NoteError) -> SubmitError<ProofError> {

@@ -64,7 +64,7 @@ pub enum MemoryError {
     /// The file is not what the notary wrote.
     #[error(
         "{path:?} is damaged ({what}): nothing is signed any more, because a later checkpoint may exist. Restore the file, \
-         or let a new log begin: see docs/runbook.md, evidence_fork"
+         or remove it and let a new log begin: see docs/runbook.md, evidence_fork"
     )]
     Damaged {
         /// The file.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::evidence::checkpoint::{Checkpoint, CheckpointError};
 use crate::evidence::cosignature::{self, SignError, UnixTime};
-use crate::evidence::key::{KeyError, SigningKey};
+use crate::evidence::key::{KeyError, SigningKey, VerifierKey};
 use crate::evidence::note::{Note, NoteError};
 use crate::evidence::tree::TreeHead;
 
@@ -54,6 +54,15 @@ impl Signer {
     #[must_use]
     pub fn log_name(&self, gateway_id: GatewayId, log: Epoch) -> String {
         log_name(&self.origin, gateway_id, log)
+    }
+
+    /// The verifier keys of the log with this name.
+    ///
+    /// # Errors
+    /// [`KeyError`], for example because the name is too long for a key.
+    pub fn verifiers(&self, name: &str) -> Result<Vec<VerifierKey>, KeyError> {
+        let key = |secret: &Zeroizing<String>| Ok(SigningKey::parse_named(secret, name)?.verifier().clone());
+        self.secrets.iter().map(key).collect()
     }
 
     /// The signed note of the checkpoint of a log.

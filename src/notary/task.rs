@@ -185,6 +185,9 @@ impl<S: CheckpointStore> Notary<S> {
         let memory = self.memory.as_mut().map_err(|error| Refusal::Fault(error.to_string()))?;
         memory.check(tree, None).map_err(Refusal::Contradiction)?;
         if self.compared != Some(tree.log) {
+            // What was signed was stored before: an outbox that had less when it was opened was set back, whatever it
+            // has now.
+            memory.check(&self.tree.opening(), None).map_err(Refusal::Contradiction)?;
             if let Some(store) = &mut self.store {
                 compare(memory, tree, store, self.settings.gateway_id).await?;
             }

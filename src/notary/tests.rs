@@ -210,6 +210,12 @@ async fn what_contradicts_a_signed_checkpoint_ends_the_signing() {
     let (dir, store) = signed_at(5).await;
     let found = contradiction(dir.path(), &store, tree(LOG, 5, 1)).await;
     assert!(found.contains("other records"), "{found}");
+    // It was restored from a copy, and has grown beyond what was signed before the notary looked.
+    let (dir, store) = signed_at(5).await;
+    let running = Running::start(dir.path(), &store, tree(LOG, 4, 0));
+    running.stored.set(tree(LOG, 20, 1));
+    let found = running.after(30).await.contradiction.unwrap();
+    assert!(found.contains("only 4 records") && store.heads().len() == 1, "{found}");
     // The whole disk was set back, and the outbox has grown since.
     let (_dir, store) = signed_at(9).await;
     let (older, _) = signed_at(5).await;

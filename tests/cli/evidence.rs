@@ -197,6 +197,15 @@ async fn a_record_is_proven_without_the_others_and_a_changed_trail_proves_nothin
     sqlx::query(change).bind(id).execute(&signing.pool).await.unwrap();
     let (code, _, stderr) = prove(&["--unwitnessed"]);
     assert!(code == Some(1) && stderr.contains("do not give the signed root"), "{stderr}");
+    sqlx::query("UPDATE audit_log SET client_subject = 'bob' WHERE request_id = $1")
+        .bind(id)
+        .execute(&signing.pool)
+        .await
+        .unwrap();
+    let (code, _, stderr) = prove(&["--unwitnessed"]);
+    assert!(code == Some(1) && stderr.contains("is not that of its contents"), "{stderr}");
+    let back = "UPDATE audit_log SET client_subject = $2 WHERE request_id = $1";
+    sqlx::query(back).bind(id).bind(&record.entry.call.client_subject[..]).execute(&signing.pool).await.unwrap();
     sqlx::query("DELETE FROM audit_log WHERE request_id <> $1").bind(id).execute(&signing.pool).await.unwrap();
     let (code, _, stderr) = prove(&["--unwitnessed"]);
     assert!(code == Some(1) && stderr.contains("are missing"), "{stderr}");
@@ -323,7 +332,7 @@ async fn a_witness_signs_what_continues_and_proofs_need_it() {
         .unwrap();
     let (id, out) = (id.to_string(), signing.setup.dir().display().to_string());
     let (code, stdout, stderr) = run(&signing.setup, &["audit", "prove", &id, "--output", &out]);
-    assert!(code == Some(0) && stdout.contains("signed by the log and witness.example/w1"), "{stdout}{stderr}");
+    assert!(code == Some(0) && stdout.contains("the signatures of the log and witness.example/w1"), "{stdout}{stderr}");
     let read = |end: &str| fs::read_to_string(signing.setup.dir().join(format!("{id}.{end}"))).unwrap();
     let record = parse_export_line(read("json").trim_end()).unwrap();
     let proof = LogProof::parse(read("tlog-proof").as_bytes()).unwrap();
@@ -451,6 +460,25 @@ async fn the_independent_verifier_needs_no_gatepost_and_notices_every_change() {
         let (code, said) = check(&policy, &other, &proof);
         assert!(code == Some(1) && said.starts_with("not proven"), "{name}: {said}");
     }
+    // What no hash covers may not show anything else either.
+    let args = columns["request_args"].to_string();
+    let exact = |shown: &str| {
+        let exact = format!(",\"request_args_exact\":{}}}\n", json!(args));
+        record
+            .replacen(&format!("\"request_args\":{args}"), &format!("\"request_args\":{shown}"), 1)
+            .replacen("}\n", &exact, 1)
+    };
+    let (code, said) = check(&policy, &exact(&args), &proof);
+    assert_eq!(code, Some(0), "{said}");
+    for (what, record) in [
+        ("another text", exact("{\"text\":\"other\"}")),
+        ("unknown member", record.replacen("}\n", ",\"approved_by\":\"me\"}\n", 1)),
+        ("two records", format!("{record}{record}")),
+        ("member twice", record.replacen('{', "{\"seq\":1,", 1)),
+    ] {
+        let (code, said) = check(&policy, &record, &proof);
+        assert!(code == Some(1) && said.starts_with("not proven"), "{what}: {said}");
+    }
     let index = proof_index(&proof);
     let stranger = SigningKey::generate("witness.example/w1", SignatureType::CosignatureEd25519).unwrap().0;
     for (what, policy, proof) in [
@@ -461,6 +489,12 @@ async fn the_independent_verifier_needs_no_gatepost_and_notices_every_change() {
         ("other witness", policy.replace(&key.verifier().to_string(), &stranger.verifier().to_string()), proof.clone()),
         ("no log", drop_line(&policy, 0), proof.clone()),
         ("empty", policy.clone(), String::new()),
+        ("index with a sign", policy.clone(), proof.replacen("index ", "index +", 1)),
+        ("hidden quorum", policy.replacen("quorum w1", "# \u{2028}quorum none\nquorum w1", 1), proof.clone()),
+        ("two quorums", format!("{policy}quorum none\n"), proof.clone()),
+        ("group of none", policy.replacen("quorum w1", "group g 0 w1\nquorum g", 1), proof.clone()),
+        ("member twice", policy.replacen("quorum w1", "group g 2 w1 w1\nquorum g", 1), proof.clone()),
+        ("log as witness", format!("log {0}\nwitness w1 {0}\nquorum w1\n", witnessing.log), proof.clone()),
     ] {
         let (code, said) = check(&policy, &record, &proof);
         assert!(code == Some(1) && said.starts_with("not proven"), "{what}: {said}");

@@ -122,7 +122,9 @@ impl Opening {
         let damages = describe_all(fs.as_ref(), dir, damages, (ended.first_unread(), begun))?;
         let (previous, epoch) = (ended.previous(note, &damages), begun.next());
         let wants_new_log = fs.identity(&dir.join(NEW_LOG_NAME)).is_ok();
-        let tree = ended.tree(previous).filter(|_| !wants_new_log);
+        // Records of an epoch that cannot be read may have been signed.
+        let follows = |tree: &Tree| tree.last.is_none_or(|(last, _)| last.next() == epoch) && unreadable.is_empty();
+        let tree = ended.tree(previous).filter(|tree| follows(tree) && !wants_new_log);
         Ok(Self {
             gateway_id,
             epoch,

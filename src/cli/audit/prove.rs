@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::audit::chain;
 use crate::audit::query::{self, LogReading, StoredCheckpoint};
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::checkpoints::AnchorKind;
@@ -15,6 +16,7 @@ use crate::cli::output::{json_line, print};
 use crate::cli::trail;
 use crate::config::Config;
 use crate::counts::plural;
+use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::note::Note;
 use crate::evidence::proof::LogProof;
 use crate::evidence::signature::Signature;
@@ -77,7 +79,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let signed = if names.is_empty() { "no witness".to_owned() } else { names.join(", ") };
     let [(record_file, _), (proof_file, _)] = &files;
     Ok(print(&format!(
-        "record {} is number {} of {} in {origin}\nsigned by the log and {signed}\nwrote {} and {}\n",
+        "record {} is number {} of {} in {origin}\nwith the signatures of the log and {signed}\nwrote {} and {}\n",
         record_ref(record),
         proof.index,
         checkpoint.head.size,
@@ -93,6 +95,9 @@ async fn proof(
     unwitnessed: bool,
 ) -> anyhow::Result<(LogProof, StoredCheckpoint)> {
     let position = record.position;
+    if !chain::hash_matches(&position, &record.entry) {
+        bail!("the record's hash is not that of its contents: it was changed, or lost; see gatepost audit verify");
+    }
     let place = (position.epoch, position.seq);
     let error = |error| failed("read the checkpoints", error);
     let mut log = LogReading::begin(connection, position.gateway_id).await.map_err(error)?;
@@ -117,9 +122,13 @@ async fn proof(
     if nodes.whole_edge().root() != to.head.root {
         bail!("the records in the database do not give the signed root: one was changed; see gatepost audit verify");
     }
+    let note = signed_note(&to)?;
+    if Checkpoint::parse(note.text())?.head() != to.head {
+        bail!("the note in audit_checkpoint is of another tree than its row: it was changed");
+    }
     let index = nodes.index_of(&position.hash.0).context("the record is not where its place says")?;
     let hashes = prove::inclusion(index, to.head.size, &mut nodes)?;
-    Ok((LogProof { index, hashes, note: signed_note(&to)?, extra: None }, to))
+    Ok((LogProof { index, hashes, note, extra: None }, to))
 }
 
 /// The note with the signatures of its log and of its witnesses.
