@@ -175,7 +175,7 @@ fn shown_note(note: &Note, policy: Option<&Policy>) -> anyhow::Result<String> {
     };
     let checked = policy.check(note)?;
     text.push_str(&shown_signatures(&checked));
-    // What was found is shown also if it does not suffice.
+    // The findings are shown also if they do not suffice.
     let confirmed = checked.confirmed();
     if confirmed.is_err() {
         print(&text)?;
