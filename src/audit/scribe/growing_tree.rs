@@ -95,7 +95,9 @@ impl GrowingTree {
         let safe = self.safe.lock();
         if let Some(unsafe_yet) = &safe.unsafe_yet {
             self.made.clone_from(&safe.tree);
-            unsafe_yet.iter().for_each(|hash| safe.add(&mut self.made, hash));
+            for hash in unsafe_yet {
+                safe.add(&mut self.made, hash);
+            }
         }
         for hash in self.new.iter().skip(self.counted) {
             safe.add(&mut self.made, hash);
@@ -281,7 +283,9 @@ mod tests {
     impl Grown {
         fn begin(before: u64, queued: bool) -> Self {
             let mut opening = Tree::begin(Epoch(1));
-            (1..=before).for_each(|seq| opening.add((Epoch(1), Seq(seq)), &[7; 32]));
+            for seq in 1..=before {
+                opening.add((Epoch(1), Seq(seq)), &[7; 32]);
+            }
             let unsafe_yet = queued.then(VecDeque::new);
             let safe = Safe { tree: opening.clone(), opening: opening.clone(), epoch: EPOCH, unsafe_yet, recent: None };
             let (made, safe) = (opening.clone(), Arc::new(Mutex::new(safe)));
