@@ -45,6 +45,7 @@ mod output;
 mod packaging;
 mod quickstart;
 mod restore_drill;
+mod retire_evidence;
 mod retire_locks;
 mod run;
 mod scale;
