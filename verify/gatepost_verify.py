@@ -116,8 +116,8 @@ def parse_policy(text):
             need(kind == "quorum" and (name == "none" or name in (*witnesses, *groups)), f"{words} is not understood")
             quorum.append(name)
         free |= {name} if kind in ("witness", "group") else set()
-    public = [base64.b64decode(key.split("+", 2)[2])[1:] for key in (*logs, *witnesses.values())]
-    need(len(quorum) == 1 and len(set(public)) == len(public), "the policy needs one quorum, and each key once")
+    raw = [base64.b64decode(key.split("+", 2)[2])[1:] for key in (*logs, *witnesses.values())]
+    need(len(quorum) == 1 and len({*raw}) == len({*raw[:len(logs)]}) + len(witnesses), "not one quorum, or a key twice")
     return logs, witnesses, groups, quorum[0]
 
 def signed_by(key, text, lines):

@@ -34,28 +34,28 @@ use crate::common::python::python_program;
 use crate::common::wait::{SOON, until_async};
 use crate::run::run;
 
-const ORIGIN: &str = "example.com/gatepost";
+pub const ORIGIN: &str = "example.com/gatepost";
 
 /// A gateway that signs, and its database.
-struct Signing {
-    setup: Setup,
+pub struct Signing {
+    pub setup: Setup,
     _database: Database,
-    pool: PgPool,
-    secret: String,
+    pub pool: PgPool,
+    pub secret: String,
 }
 
 /// A checkpoint in the database.
-struct Stored {
-    gateway: Uuid,
-    log: i64,
-    size: i64,
-    epoch: i64,
-    root: Vec<u8>,
-    note: String,
+pub struct Stored {
+    pub gateway: Uuid,
+    pub log: i64,
+    pub size: i64,
+    pub epoch: i64,
+    pub root: Vec<u8>,
+    pub note: String,
 }
 
 impl Signing {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let database = Cluster::shared().create_database().await;
         let pool = database.pool().await;
         let mut setup = Setup::new();
@@ -67,14 +67,14 @@ impl Signing {
         Self { setup, _database: database, pool, secret: secret.to_string() }
     }
 
-    async fn call(&self, gatepost: &Gatepost, count: usize) {
+    pub async fn call(&self, gatepost: &Gatepost, count: usize) {
         let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
         for _ in 0..count {
             client.call("echo", json!({ "text": "signed" })).await.unwrap();
         }
     }
 
-    async fn checkpoints(&self) -> Vec<Stored> {
+    pub async fn checkpoints(&self) -> Vec<Stored> {
         let sql = "SELECT gateway_id, log, size, epoch, root, note FROM audit_checkpoint ORDER BY log, size";
         let rows = sqlx::query(sql).fetch_all(&self.pool).await.unwrap();
         let checkpoint = |row: sqlx::postgres::PgRow| Stored {
@@ -88,8 +88,16 @@ impl Signing {
         rows.into_iter().map(checkpoint).collect()
     }
 
+    /// Waits until a record is delivered.
+    pub async fn all_delivered(&self) {
+        until_async("a record is delivered", SOON, async || {
+            sqlx::query_scalar("SELECT count(*) > 0 FROM audit_log").fetch_one(&self.pool).await.unwrap_or(false)
+        })
+        .await;
+    }
+
     /// Waits until a checkpoint covers all records that are delivered now.
-    async fn all_signed(&self) {
+    pub async fn all_signed(&self) {
         let sql = "SELECT coalesce(bool_and(EXISTS (SELECT FROM audit_checkpoint c WHERE c.gateway_id = s.gateway_id
             AND (c.epoch, c.seq) >= (s.epoch, s.delivered_seq))), false) FROM audit_stream s";
         until_async("a checkpoint covers all records", SOON, async || {
@@ -119,12 +127,12 @@ impl Signing {
         }
     }
 
-    fn stop(&self, gatepost: Gatepost) {
+    pub fn stop(&self, gatepost: Gatepost) {
         assert_eq!(gatepost.terminate(), Some(0), "{}", self.setup.log());
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     command::run(Command::new("cp").arg("-a").arg(from).arg(to));
 }
 
@@ -255,17 +263,19 @@ async fn an_outbox_from_a_copy_signs_nothing_until_a_new_log_begins() {
 }
 
 /// A witness in this process, at one address whether it runs or not.
-struct Witnessing {
+pub struct Witnessing {
     dir: tempfile::TempDir,
-    secret: String,
+    pub secret: String,
     log: VerifierKey,
+    /// Further logs, or keys of the log.
+    pub others: Vec<VerifierKey>,
     address: SocketAddr,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 impl Witnessing {
     /// A witness of the log of `gateway`, which does not run yet. The gateway is told to use it.
-    fn of(signing: &mut Signing, gateway: Uuid) -> Self {
+    pub fn of(signing: &mut Signing, gateway: Uuid) -> Self {
         let (key, secret) = SigningKey::generate("witness.example/w1", SignatureType::CosignatureEd25519).unwrap();
         let dir = tempfile::tempdir().unwrap();
         Store::create(&DiskFs, dir.path(), &[key.verifier()]).unwrap();
@@ -274,17 +284,33 @@ impl Witnessing {
         let witnesses = format!("[{{ url = \"http://{address}\", key = \"{}\" }}]", key.verifier());
         signing.setup.set("audit.gateway_id", &gateway.to_string()).set_toml("evidence.witnesses", &witnesses);
         let log = SigningKey::parse_named(&signing.secret, &format!("{ORIGIN}/{gateway}")).unwrap();
-        Self { dir, secret: secret.to_string(), log: log.verifier().clone(), address, stop: CancellationToken::new() }
+        let (secret, log, others) = (secret.to_string(), log.verifier().clone(), Vec::new());
+        Self { dir, secret, log, others, address, stop: CancellationToken::new() }
     }
 
-    async fn start(&mut self) {
+    pub async fn start(&mut self) {
         self.stop = CancellationToken::new();
         let key = SigningKey::parse(&self.secret).unwrap();
         let store = Store::open(Arc::new(DiskFs), self.dir.path(), &[key.verifier()]).unwrap();
-        let witness = Arc::new(Witness::new(vec![key], vec![self.log.clone()], store));
-        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        let logs = [&[self.log.clone()][..], &self.others].concat();
+        let witness = Arc::new(Witness::new(vec![key], logs, store));
+        // An earlier one may not have ended yet.
+        let listener = loop {
+            match tokio::net::TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         let listener = CountedListener { listener, failures: AcceptFailures::default() };
         tokio::spawn(serve_router(listener, router(witness), 16, self.stop.clone()));
+    }
+
+    /// Waits until nothing answers at its address any more.
+    pub async fn stopped(&self) {
+        until_async("the witness does not answer", SOON, async || {
+            tokio::net::TcpStream::connect(self.address).await.is_err()
+        })
+        .await;
     }
 
     /// Those who trust the log's key, and need this witness.
@@ -297,7 +323,7 @@ impl Witnessing {
 
 impl Signing {
     /// Waits until the witness has signed a checkpoint that covers all records that are delivered now.
-    async fn all_witnessed(&self) {
+    pub async fn all_witnessed(&self) {
         let sql = "SELECT coalesce(bool_and(EXISTS (SELECT FROM audit_checkpoint c JOIN audit_anchor a
             USING (gateway_id, log, size) WHERE c.gateway_id = s.gateway_id
             AND (c.epoch, c.seq) >= (s.epoch, s.delivered_seq))), false) FROM audit_stream s";
@@ -308,7 +334,7 @@ impl Signing {
     }
 }
 
-fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
+pub fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
     gatepost.get_ops("/metrics").1.contains(&format!("gatepost_alarm{{alarm=\"{alarm}\"}} 1"))
 }
 
@@ -395,7 +421,7 @@ async fn a_witness_tells_that_outbox_and_database_were_set_back() {
 }
 
 /// What the verifier says that knows only the specification: its exit code and its output.
-fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
+pub fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
     let files = [("policy", policy), ("record.json", record), ("record.tlog-proof", proof)];
     let mut command = Command::new(python_program("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("verify/gatepost_verify.py"));

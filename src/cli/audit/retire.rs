@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::decision_args::{DecisionArgs, commit_with_journal, with_remedy};
 use super::journal::Journal;
 use super::month::Month;
+use super::registrar_log;
 use crate::audit::query::{Filter, Pager};
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition};
 use crate::audit::retired::{RETIRED_METHOD, Retired, Retirement};
@@ -153,6 +154,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             }
         }
     };
+    if !args.dry_run {
+        registrar_log::sign(config).await;
+    }
     report(args, cut, &plan, &partitions, &records, json)
 }
 
