@@ -9,6 +9,7 @@
 //! signed is in its memory on disk before anyone else sees it. No call ever waits for the notary.
 
 mod anchors;
+mod database;
 mod memory;
 mod signer;
 mod status;

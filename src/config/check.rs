@@ -10,7 +10,7 @@ use super::backend_oauth::BackendOAuth;
 use super::path;
 use super::pins::Pin;
 use super::role::Condition;
-use super::sections::{Config, Level, OnFailure};
+use super::sections::{Config, OnFailure};
 use super::value_type::{is_loopback, issuer_url};
 use crate::mcp::names::{NAME_CHARS_MAX, SEPARATOR, is_plain};
 
@@ -97,7 +97,7 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     }
 }
 
-/// Evidence needs a log that is stored before it is signed, and a key of its own.
+/// Evidence needs records, and a key of its own.
 fn evidence(config: &Config, report: Report<'_>) {
     let evidence = &config.evidence;
     if evidence.origin.is_none() {
@@ -115,8 +115,8 @@ fn evidence(config: &Config, report: Report<'_>) {
         let message = "is missing: make a key by `gatepost evidence keygen`, and name its file here";
         report("evidence.key_file", message.to_owned());
     }
-    if !config.audit.enabled || config.audit.level != Level::Stored {
-        let message = "needs audit.level = \"stored\": what is only queued can be lost after it was signed";
+    if !config.audit.enabled {
+        let message = "needs audit.enabled = true: without records there is nothing to sign";
         report("evidence.origin", message.to_owned());
     }
 }

@@ -165,7 +165,9 @@ impl<S: CheckpointStore> Prover for RecordProver<'_, S> {
         let Some(store) = &mut self.store else { return Err(failed("there is no database".to_owned())) };
         let nodes = store.known_nodes(self.gateway_id, log, old).await;
         let mut nodes = nodes.map_err(|error| failed(error.to_string()))?;
-        extend(&mut nodes, self.tree.recent());
+        if let Some(recent) = self.tree.recent(nodes.size()) {
+            extend(&mut nodes, &recent);
+        }
         if nodes.size() < size {
             return Err(failed(format!("it has those of the first {} records", nodes.size())));
         }
@@ -177,12 +179,10 @@ impl<S: CheckpointStore> Prover for RecordProver<'_, S> {
     }
 }
 
-/// Adds the hashes of the last records, of which there are `before` in the whole, where `nodes` end.
-fn extend(nodes: &mut KnownNodes, (before, recent): (u64, Vec<[u8; 32]>)) {
-    let known = usize::try_from(nodes.size().saturating_sub(before)).unwrap_or(usize::MAX);
-    if nodes.size() >= before {
-        recent.into_iter().skip(known).for_each(|hash| nodes.push(hash));
-    }
+/// Adds the records of `recent` that come after `nodes`.
+fn extend(nodes: &mut KnownNodes, recent: &KnownNodes) {
+    let known = usize::try_from(nodes.size().saturating_sub(recent.base())).unwrap_or(usize::MAX);
+    recent.records().iter().skip(known).for_each(|hash| nodes.push(*hash));
 }
 
 fn damaged(error: NoteError) -> SubmitError<ProofError> {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::anchors::{Anchor, Contradiction, Published, Witness};
+use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
 use super::signer::Signer;
 use super::status::{Anchored, Status};
@@ -55,7 +56,7 @@ pub struct Settings {
 pub struct Notary<S> {
     settings: Settings,
     tree: StoredTree,
-    store: Option<S>,
+    database: Option<Database<S>>,
     /// Taken by their tasks when the notary runs, but for their clients.
     witnesses: Vec<Witness<S>>,
     published: watch::Sender<Published>,
@@ -73,11 +74,12 @@ impl<S: CheckpointStore> Notary<S> {
     #[must_use]
     pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, witnesses: Vec<Witness<S>>) -> (Self, Status) {
         let memory = Memory::read(&settings.dir);
-        let places = store.iter().map(|_| POSTGRES).chain(witnesses.iter().map(|witness| witness.name.as_str()));
+        let database = store.map(|store| Database::new(store, settings.gateway_id));
+        let places = database.iter().map(|_| POSTGRES).chain(witnesses.iter().map(|witness| witness.name.as_str()));
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
-        let notary = Self { settings, tree, store, witnesses, published, memory, status, compared, published_at };
+        let notary = Self { settings, tree, database, witnesses, published, memory, status, compared, published_at };
         (notary, watched)
     }
 
@@ -112,6 +114,10 @@ impl<S: CheckpointStore> Notary<S> {
     /// Starts a task for each witness.
     fn start_anchors(&mut self, contradictions: &mpsc::Sender<Contradiction>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
+        if !self.witnesses.is_empty() {
+            // For proofs that the log continues.
+            self.tree.keep_hashes();
+        }
         for witness in &mut self.witnesses {
             let last = self.memory.as_ref().ok().and_then(Memory::last);
             let anchor = Anchor {
@@ -164,18 +170,21 @@ impl<S: CheckpointStore> Notary<S> {
 
     /// Stores a checkpoint in the database; false if that contradicts it.
     async fn is_stored(&mut self, tree: &Tree, signed: &Signed) -> bool {
-        let Some(store) = &mut self.store else { return true };
-        let stored = store.store_checkpoint(self.settings.gateway_id, tree, &signed.note).await;
-        if let Err(error) = &stored
-            && error.is_contradiction()
-        {
-            self.contradict(tree.log, &format!("Postgres refused a checkpoint: {}", error.message));
+        let Some(database) = &mut self.database else { return true };
+        let stored = database.store(tree, &signed.note).await;
+        if let Ok(Some(other)) = stored {
+            let (own, log) = (signed.head.size, tree.log);
+            let text = format!(
+                "Postgres has a checkpoint of {} records of log {log} that this gateway did not sign; its own has {own}",
+                other.size
+            );
+            self.contradict(log, &text);
             return false;
         }
         if let Err(error) = &stored {
             tracing::warn!(%error, "Postgres did not take a checkpoint; the next one is tried again");
         }
-        self.status.note(POSTGRES, signed.head.size, stored.map_err(|error| error.to_string()));
+        self.status.note(POSTGRES, signed.head.size, stored.map(drop).map_err(|error| error.to_string()));
         // A database that is down does not keep it from the witnesses.
         true
     }
@@ -188,8 +197,8 @@ impl<S: CheckpointStore> Notary<S> {
             // What was signed was stored before: an outbox that had less when it was opened was set back, whatever it
             // has now.
             memory.check(&self.tree.opening(), None).map_err(Refusal::Contradiction)?;
-            if let Some(store) = &mut self.store {
-                compare(memory, tree, store, self.settings.gateway_id).await?;
+            if let Some(database) = &mut self.database {
+                compare(memory, tree, database).await?;
             }
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
             compare_with_witnesses(memory, tree, &self.witnesses, &name).await?;
@@ -232,13 +241,8 @@ enum Refusal {
 }
 
 /// Compares with what the database has of the log of `tree`.
-async fn compare(
-    memory: &Memory,
-    tree: &Tree,
-    store: &mut impl CheckpointStore,
-    gateway_id: GatewayId,
-) -> Result<(), Refusal> {
-    let last = store.last_checkpoint(gateway_id, tree.log).await;
+async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl CheckpointStore>) -> Result<(), Refusal> {
+    let last = database.last(tree.log).await;
     let last = last.map_err(|error| {
         Refusal::Fault(format!("nothing is signed before Postgres told which checkpoint it has: {error}"))
     })?;

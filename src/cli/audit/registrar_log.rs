@@ -29,6 +29,9 @@ use crate::witness::client::{Prover, WitnessClient};
 /// command catches up.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The most attempts to sign while other commands do. *Chosen*: each has a person who runs it.
+const ATTEMPTS_MAX: u32 = 3;
+
 /// Signs a checkpoint of the decisions if evidence is configured. The decision is recorded whatever becomes of that: a
 /// failure is a line on standard error.
 pub(super) async fn sign(config: &Config) {
@@ -58,12 +61,12 @@ async fn try_sign(config: &Config) -> anyhow::Result<()> {
         reading.end().await.map_err(read_failed)?;
         let note = log.note(&signer, &witnesses, last.as_ref()).await?;
         attempts += 1;
-        match store.store_checkpoint(registrar, &log.tree.0, &note).await {
-            Ok(()) => break (log, note),
-            // Another command has recorded and signed a later decision meanwhile.
-            Err(error) if error.is_contradiction() && attempts == 1 => {}
-            Err(error) => return Err(error.into()),
+        let known = last.map(|last| last.head);
+        if store.store_checkpoint(registrar, &log.tree.0, &note, known).await? == Some(log.head()) {
+            break (log, note);
         }
+        // Another command has recorded and signed a later decision meanwhile.
+        ensure!(attempts < ATTEMPTS_MAX, "other commands record and sign decisions at the same time");
     };
     let note = Note::parse(note.as_bytes())?;
     let mut errors = Vec::new();
