@@ -266,7 +266,7 @@ async fn an_outbox_from_a_copy_signs_nothing_until_a_new_log_begins() {
 pub struct Witnessing {
     dir: tempfile::TempDir,
     pub secret: String,
-    log: VerifierKey,
+    pub log: VerifierKey,
     /// Further logs, or keys of the log.
     pub others: Vec<VerifierKey>,
     address: SocketAddr,
@@ -474,7 +474,7 @@ async fn the_independent_verifier_needs_no_gatepost_and_notices_every_change() {
     let check = |policy: &str, record: &str, proof: &str| verifier(dir.path(), policy, record, proof);
     let (code, said) = check(&policy, &record, &proof);
     assert!(code == Some(0) && said.contains("signed by the witness w1 at 20"), "{said}");
-    assert!(said.starts_with(&format!("proven: the record is number {} (from 0)", proof_index(&proof))), "{said}");
+    assert!(said.starts_with(&format!("proven: record {} (from 0)", proof_index(&proof))), "{said}");
     // Every column but the hash itself, which the verifier computes.
     let columns: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&record).unwrap();
     assert_eq!(columns.len(), 39);
@@ -531,7 +531,7 @@ fn proof_index(proof: &str) -> u64 {
     proof.lines().nth(1).unwrap().strip_prefix("index ").unwrap().parse().unwrap()
 }
 
-fn drop_line(text: &str, at: usize) -> String {
+pub fn drop_line(text: &str, at: usize) -> String {
     text.split_inclusive('\n').enumerate().filter(|(idx, _)| *idx != at).map(|(_, line)| line).collect()
 }
 
