@@ -8,17 +8,20 @@
 //! checkpoint of the log: a gateway that lost its memory, or whose disk was set back, would contradict itself. What it
 //! signed is in its memory on disk before anyone else sees it. No call ever waits for the notary.
 
+mod anchor;
 mod anchors;
 mod memory;
 mod signer;
 mod status;
 mod task;
+mod witness;
 
-pub use anchors::Witness;
+pub use anchor::{Anchor, AnchorClient, AnchorError, Largest, ProofError, Records};
 pub use memory::{Memory, MemoryError, Signed};
 pub use signer::{Signer, SignerError, log_name};
 pub use status::{Anchored, EvidenceState, PlaceState, Status};
 pub use task::{Notary, POSTGRES, Settings};
+pub use witness::WitnessAnchor;
 
 #[cfg(test)]
 mod tests;

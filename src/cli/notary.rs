@@ -1,5 +1,6 @@
 //! The notary of a running gateway.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -8,12 +9,13 @@ use zeroize::Zeroizing;
 
 use super::database;
 use super::gateway_error::GatewayError;
+use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
 use crate::config::{self, Config};
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
 use crate::file_access::FileKind;
-use crate::notary::{Notary, Settings, Signer, Status, Witness};
+use crate::notary::{Anchor, Notary, Settings, Signer, Status, WitnessAnchor};
 use crate::witness::client::{ClientError, WitnessClient};
 
 /// The longest wait for the last checkpoint. *Chosen*: Postgres and witnesses that are well take a second, and service
@@ -64,6 +66,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let settings = Settings {
         gateway_id: probe.stream().0,
         signer,
+        fs: Arc::new(DiskFs),
         dir: probe.reader().dir().to_owned(),
         interval: config.evidence.interval,
         anchor_max_age: config.evidence.anchor_max_age,
@@ -75,7 +78,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
 }
 
 /// The witnesses of the configuration.
-fn witnesses(config: &Config) -> Result<Vec<Witness<PostgresSink>>, GatewayError> {
+fn witnesses(config: &Config) -> Result<Vec<Anchor<WitnessAnchor, PostgresSink>>, GatewayError> {
     let witness = |(idx, witness): (usize, &config::Witness)| {
         let fault = |key: &str, what: &dyn std::fmt::Display| {
             GatewayError::Config(vec![format!("evidence.witnesses[{idx}].{key}: {what}")])
@@ -88,7 +91,7 @@ fn witnesses(config: &Config) -> Result<Vec<Witness<PostgresSink>>, GatewayError
         })?;
         let store = database::options(config).map(|options| PostgresSink::new(&options)).transpose();
         let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
-        Ok(Witness { name, client, store })
+        Ok(Anchor { name, client: WitnessAnchor::new(client), store })
     };
     config.evidence.witnesses.iter().enumerate().map(witness).collect()
 }

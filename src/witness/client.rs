@@ -236,7 +236,7 @@ impl WitnessClient {
         &self,
         note: &Note,
         known: u64,
-        mut prover: P,
+        prover: &mut P,
     ) -> Result<Cosigned, SubmitError<P::Error>> {
         let size = Checkpoint::parse(note.text()).map_err(ClientError::from)?.size();
         let (mut old_size, mut first) = (known.min(size), None);
