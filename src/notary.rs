@@ -10,17 +10,25 @@
 
 mod anchor;
 mod anchors;
+mod bucket;
+mod client;
+mod command;
 mod memory;
 mod signer;
 mod status;
 mod task;
+mod time_stamp;
 mod witness;
 
 pub use anchor::{Anchor, AnchorClient, AnchorError, Largest, ProofError, Records};
+pub use bucket::{BucketAnchor, BucketError, BucketSettings};
+pub use client::Client;
+pub use command::CommandAnchor;
 pub use memory::{Memory, MemoryError, Signed};
-pub use signer::{Signer, SignerError, log_name};
+pub use signer::{SignCommand, Signer, SignerError, log_name};
 pub use status::{Anchored, EvidenceState, PlaceState, Status};
 pub use task::{Notary, POSTGRES, Settings};
+pub use time_stamp::{TimeStampAnchor, TimeStampAnchorError};
 pub use witness::WitnessAnchor;
 
 #[cfg(test)]

@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
+use super::bucket::BucketError;
 use super::memory::Signed;
+use super::time_stamp::TimeStampAnchorError;
 use crate::audit::record::GatewayId;
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
+use crate::children::RunError;
 use crate::evidence::tree::{Hash, KnownNodes, TreeHead, prove};
 use crate::witness::client::{ClientError, Prover};
 
@@ -81,6 +84,15 @@ pub enum AnchorError {
         /// The reason.
         source: ProofError,
     },
+    /// A time-stamp authority gave no token that counts.
+    #[error(transparent)]
+    TimeStamp(#[from] TimeStampAnchorError),
+    /// A bucket did not keep the checkpoint.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A command did not end well.
+    #[error(transparent)]
+    Command(#[from] RunError),
 }
 
 /// The reason why a proof cannot be made.

@@ -15,6 +15,7 @@ use super::anchors::{AnchorTask, Contradiction, Published};
 use super::memory::{Memory, MemoryError, Signed};
 use super::signer::Signer;
 use super::status::{Anchored, Status};
+use crate::audit::Gate;
 use crate::audit::outbox::fs::Fs;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::scribe::StoredTree;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub interval: Duration,
     /// The age of a place's last confirmation that is a reason for an alarm.
     pub anchor_max_age: Duration,
+    /// The gate of calls, if they are refused while evidence is missing.
+    pub gate: Option<Gate>,
 }
 
 /// Signs checkpoints of one gateway's log.
@@ -78,7 +81,8 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     #[must_use]
     pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, anchors: Vec<Anchor<A, S>>) -> (Self, Status) {
         let memory = Memory::read(Arc::clone(&settings.fs), &settings.dir);
-        let places = store.iter().map(|_| POSTGRES).chain(anchors.iter().map(|anchor| anchor.name.as_str()));
+        let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
+        let places = store.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
@@ -90,6 +94,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     pub async fn run(mut self, stop: CancellationToken) {
         let (contradictions, mut found) = mpsc::channel(CONTRADICTIONS_MAX);
         let mut tasks = self.start_anchors(&contradictions);
+        self.set_gate();
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
@@ -100,6 +105,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             if self.is_due(&tree) {
                 self.publish(&tree).await;
             }
+            self.set_gate();
         }
         let tree = self.tree.get();
         if self.is_new(&tree) {
@@ -111,6 +117,13 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         tokio::time::timeout(LAST_ANSWER_TIMEOUT, all).await.ok();
         while let Ok(Contradiction { log, text }) = found.try_recv() {
             self.contradict(log, &text);
+        }
+    }
+
+    /// Lets calls through, or not, as the state is now.
+    fn set_gate(&self) {
+        if let Some(gate) = &self.settings.gate {
+            gate.set_closed(self.status.get().is_missing(Timestamp::now()));
         }
     }
 
@@ -203,7 +216,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {
             return Ok(signed.clone());
         }
-        let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head);
+        let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head).await;
         let note = note.map_err(|error| Refusal::Fault(error.to_string()))?;
         let signed = Signed { log: tree.log, head, note };
         memory.remember(signed.clone()).map_err(|error| Refusal::Fault(error.to_string()))?;

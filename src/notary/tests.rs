@@ -138,6 +138,7 @@ impl Running {
             dir: dir.to_owned(),
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
+            gate: None,
         };
         let anchor = |(idx, client)| Anchor { name: format!("w{idx}"), client, store: Some(store.clone()) };
         let anchors = anchors.into_iter().enumerate().map(anchor).collect();

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most seconds between our clock and the time in a signature. *Chosen*: machines whose clocks are set by the
 /// network differ by less than a second; an auditor relies on minutes.
-const CLOCK_DIFFERENCE_MAX: u64 = 300;
+pub(crate) const CLOCK_DIFFERENCE_MAX: u64 = 300;
 
 /// The most characters of an answer in an error. *Chosen*: a line of a log.
 const SHOWN_CHARS: usize = 200;

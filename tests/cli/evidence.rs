@@ -34,28 +34,28 @@ use crate::common::python::python_program;
 use crate::common::wait::{SOON, until_async};
 use crate::run::run;
 
-const ORIGIN: &str = "example.com/gatepost";
+pub const ORIGIN: &str = "example.com/gatepost";
 
 /// A gateway that signs, and its database.
-struct Signing {
-    setup: Setup,
+pub struct Signing {
+    pub setup: Setup,
     _database: Database,
-    pool: PgPool,
+    pub pool: PgPool,
     secret: String,
 }
 
 /// A checkpoint in the database.
-struct Stored {
-    gateway: Uuid,
+pub struct Stored {
+    pub gateway: Uuid,
     log: i64,
     size: i64,
     epoch: i64,
     root: Vec<u8>,
-    note: String,
+    pub note: String,
 }
 
 impl Signing {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let database = Cluster::shared().create_database().await;
         let pool = database.pool().await;
         let mut setup = Setup::new();
@@ -67,14 +67,14 @@ impl Signing {
         Self { setup, _database: database, pool, secret: secret.to_string() }
     }
 
-    async fn call(&self, gatepost: &Gatepost, count: usize) {
+    pub async fn call(&self, gatepost: &Gatepost, count: usize) {
         let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
         for _ in 0..count {
             client.call("echo", json!({ "text": "signed" })).await.unwrap();
         }
     }
 
-    async fn checkpoints(&self) -> Vec<Stored> {
+    pub async fn checkpoints(&self) -> Vec<Stored> {
         let sql = "SELECT gateway_id, log, size, epoch, root, note FROM audit_checkpoint ORDER BY log, size";
         let rows = sqlx::query(sql).fetch_all(&self.pool).await.unwrap();
         let checkpoint = |row: sqlx::postgres::PgRow| Stored {
@@ -89,7 +89,7 @@ impl Signing {
     }
 
     /// Waits until a checkpoint covers all records that are delivered now.
-    async fn all_signed(&self) {
+    pub async fn all_signed(&self) {
         let sql = "SELECT coalesce(bool_and(EXISTS (SELECT FROM audit_checkpoint c WHERE c.gateway_id = s.gateway_id
             AND (c.epoch, c.seq) >= (s.epoch, s.delivered_seq))), false) FROM audit_stream s";
         until_async("a checkpoint covers all records", SOON, async || {
@@ -119,7 +119,7 @@ impl Signing {
         }
     }
 
-    fn stop(&self, gatepost: Gatepost) {
+    pub fn stop(&self, gatepost: Gatepost) {
         assert_eq!(gatepost.terminate(), Some(0), "{}", self.setup.log());
     }
 }
@@ -308,7 +308,7 @@ impl Signing {
     }
 }
 
-fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
+pub fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
     gatepost.get_ops("/metrics").1.contains(&format!("gatepost_alarm{{alarm=\"{alarm}\"}} 1"))
 }
 

@@ -20,6 +20,7 @@ mod common {
     pub mod process;
     pub mod python;
     pub mod stdio_client;
+    pub mod tsa;
     pub mod wait;
 }
 
@@ -34,6 +35,7 @@ mod connect;
 mod directory;
 mod docs;
 mod evidence;
+mod evidence_anchors;
 mod gateways;
 mod help;
 mod logins;

@@ -26,7 +26,7 @@ fn witness_key() -> SigningKey {
     SigningKey::generate("witness.example/w", SignatureType::CosignatureEd25519).unwrap().0
 }
 
-async fn serve(router: Router) -> String {
+pub async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve_router(listener, router, 8, CancellationToken::new()));
