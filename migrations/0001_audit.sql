@@ -474,35 +474,25 @@ BEGIN
         ORDER BY r.epoch, r.seq LIMIT 1048576);
 END $body$;
 
--- Stores a checkpoint. Fails if the log has a larger one that this gateway did not sign before, or another one of this
--- size: then two gateways write one log, or one went back.
+-- Stores a checkpoint if the last one of the log is the one that the gateway knows ("known_size", "known_root"; NULL: none)
+-- and it is larger. Returns the last one afterwards, which is another one if it was not stored: then two gateways write
+-- one log, or one went back, or an answer was lost.
 CREATE FUNCTION @schema@.gatepost_checkpoint(gateway uuid, new_log bigint, new_size bigint, new_epoch bigint,
-    new_seq bigint, new_root bytea, new_edge bytea, new_note text) RETURNS void
+    new_seq bigint, new_root bytea, new_edge bytea, new_note text, known_size bigint, known_root bytea,
+    OUT last_size bigint, OUT last_root bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
-DECLARE
-    known bytea;
-    larger bigint;
 BEGIN
     PERFORM @schema@.gatepost_check_gateway(gateway);
-    SELECT c.root INTO known FROM @schema@.audit_checkpoint c
-    WHERE c.gateway_id = gateway AND c.log = new_log AND c.size = new_size;
-    IF known IS NULL THEN
-        SELECT max(c.size) INTO larger FROM @schema@.audit_checkpoint c
-        WHERE c.gateway_id = gateway AND c.log = new_log AND c.size > new_size;
-    END IF;
-    IF known <> new_root OR larger IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'GP004', MESSAGE = format(
-            'log %s of gateway %s has %s', new_log, gateway, coalesce('a checkpoint of size ' || larger,
-                format('another checkpoint of size %s', new_size)));
-    END IF;
-    INSERT INTO @schema@.audit_checkpoint (gateway_id, log, size, epoch, seq, root, edge, note)
-    VALUES (gateway, new_log, new_size, new_epoch, new_seq, new_root, new_edge, new_note)
-    ON CONFLICT (gateway_id, log, size) DO NOTHING;
-    -- Another transaction may have stored one meanwhile.
-    IF NOT FOUND AND NOT EXISTS (SELECT FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway
-            AND c.log = new_log AND c.size = new_size AND c.root = new_root) THEN
-        RAISE EXCEPTION USING ERRCODE = 'GP004', MESSAGE = format(
-            'log %s of gateway %s has another checkpoint of size %s', new_log, gateway, new_size);
+    -- The first checkpoint of a log has no row before it that could be locked.
+    PERFORM pg_advisory_xact_lock(hashtextextended(format('gatepost checkpoint %s %s', gateway, new_log), 0));
+    SELECT c.size, c.root INTO last_size, last_root FROM @schema@.audit_checkpoint c
+    WHERE c.gateway_id = gateway AND c.log = new_log ORDER BY c.size DESC LIMIT 1;
+    IF last_size IS NOT DISTINCT FROM known_size AND last_root IS NOT DISTINCT FROM known_root
+            AND new_size > coalesce(last_size, 0) THEN
+        INSERT INTO @schema@.audit_checkpoint (gateway_id, log, size, epoch, seq, root, edge, note)
+        VALUES (gateway, new_log, new_size, new_epoch, new_seq, new_root, new_edge, new_note);
+        last_size := new_size;
+        last_root := new_root;
     END IF;
 END $body$;
 

@@ -13,6 +13,7 @@ mod anchors;
 mod bucket;
 mod client;
 mod command;
+mod database;
 mod memory;
 mod signer;
 mod status;
@@ -20,7 +21,7 @@ mod task;
 mod time_stamp;
 mod witness;
 
-pub use anchor::{Anchor, AnchorClient, AnchorError, Largest, ProofError, Records};
+pub use anchor::{Anchor, AnchorClient, AnchorError, History, Largest, ProofError};
 pub use bucket::{BucketAnchor, BucketError, BucketSettings};
 pub use client::Client;
 pub use command::CommandAnchor;

@@ -1,200 +1,199 @@
 #!/usr/bin/env python3
-"""Checks a record and its proof without Gatepost: gatepost_verify.py POLICY RECORD.json RECORD.tlog-proof
-
-It needs Python 3.9 and the package "cryptography" (Ed25519). docs/evidence.md and docs/trail.md specify all that it
-computes. Exit code 0: the record is in the log, and the policy's witnesses have signed that; 1: it is not proven.
+"""Checks evidence without Gatepost, from docs/evidence.md and docs/trail.md alone:
+    gatepost_verify.py POLICY RECORD.json RECORD.tlog-proof    a record is in its log
+    gatepost_verify.py POLICY CERTIFICATE                      no record of a range is missing, or none of a person's
+It needs Python 3.9 and the package "cryptography" (Ed25519). Exit code 0: proven; 1: not proven.
 """
 
-import base64, calendar, hashlib, json, re, struct, sys, time, uuid
-
-from cryptography.exceptions import InvalidSignature
+import base64, calendar, collections, functools, hashlib, json, re, struct, sys, time, uuid
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 # docs/trail.md, "The columns of audit_log": the columns of each group in the order of the table, with their types.
-OPEN = """gateway_id:uuid epoch:int seq:int request_id:uuid parent_id:uuid timestamp:time latency_ms:double method:text
-    tool_name:text backend_name:text client_role:text client_issuer:text params_digest:hex args_digest:hex
-    response_digest:hex response_bytes:int response_status:text decided_by:text policy_digest:hex tool_digest:hex"""
-GROUPS = {
+GROUPS = {group: [column.split(":") for column in columns.split()] for group, columns in {
+    "open": """gateway_id:uuid epoch:int seq:int request_id:uuid parent_id:uuid timestamp:time latency_ms:double
+        method:text tool_name:text backend_name:text client_role:text client_issuer:text params_digest:hex
+        args_digest:hex response_digest:hex response_bytes:int response_status:text decided_by:text policy_digest:hex
+        tool_digest:hex""",
     "who": "client_subject:text client_name:text client_id:text actor_subject:text",
     "circumstances": "token_id:text client_addr:text session_id:text rpc_id:text context:json",
-    "content": "resource_uri:text request_args:json request_extra:json response:json error_message:text",
-}
-COLUMNS = [column for columns in (OPEN, *GROUPS.values()) for column in columns.split()]
-NAMES = {column.split(":")[0] for column in COLUMNS} | {"salt_" + name for name in GROUPS} | {
-    "prev_hash", "hash", "quarantined", "context_exact", "request_args_exact", "request_extra_exact", "response_exact"}
+    "content": "resource_uri:text request_args:json request_extra:json response:json error_message:text"}.items()}
+NAMES = {name for columns in GROUPS.values() for name, _ in columns} | {
+    name + "_exact" for columns in GROUPS.values() for name, kind in columns if kind == "json"} | {
+    "prev_hash", "hash", "salt_who", "salt_circumstances", "salt_content"}
+COMMITMENTS = {"commitment_who", "commitment_circumstances", "commitment_content"}
 
-def need(condition, reason):
-    if not condition:
+def need(value, reason):
+    if not value:
         raise ValueError(reason)
-
-def bytes32(text):
-    need(re.fullmatch(r"[0-9a-f]{64}", text), f"{text!r} is not 32 bytes")
-    return bytes.fromhex(text)
-
+    return value
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
-
+def base64_(text):
+    return base64.b64decode(text, validate=True)
+def bytes32(text):
+    return bytes.fromhex(need(re.fullmatch(r"[0-9a-f]{64}", text), f"{text!r} is not 32 bytes")[0])
 def number(text):
-    need(re.fullmatch(r"0|[1-9][0-9]{0,18}", text), f"{text!r} is not a number")
-    return int(text)
-
-def members(line):
-    """The members of the one JSON object of a line, each as its exact text. No other names than the columns' are allowed."""
-    decoder, found, at = json.JSONDecoder(parse_int=str), {}, 1
-    need(line.startswith("{") and line.endswith("}\n"), "the file is not one line with one record")
-    while line[at] != "}":
-        name, at = decoder.raw_decode(line, at)
-        need(line[at] == ":" and name in NAMES and name not in found, f"{name!r} is no column, or is there twice")
-        _, end = decoder.raw_decode(line, at + 1)
-        need(line[end] in ",}", "the line is not JSON")
-        found[name], at = line[at + 1:end], end + (line[end] == ",")
-    need(line[at:] == "}\n", "there is more than one record")
-    return found
-
+    return int(need(re.fullmatch(r"0|[1-9][0-9]{0,18}", text), f"{text!r} is not a number")[0])
 def micros(text):
-    """Microseconds since 1970 of a time like 2026-11-30T17:52:52.123456Z."""
-    match = re.fullmatch(r"([+-]?\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{6})Z", text)
-    need(match, f"{text!r} is not a time")
+    match = need(re.fullmatch(r"([+-]?\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{6})Z", text), f"{text!r} is not a time")
     return calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) * 1_000_000 + int(match[2])
 
-def field(record, column):
+def members(line, names):
+    """The members of the one JSON object in a line, each as its exact text. No names but `names` are allowed."""
+    decoder, found, at = json.JSONDecoder(parse_int=str), {}, 1
+    need(line[:1] == "{" and line[-1:] == "}", "a line is not one JSON object")
+    while line[at] != "}":
+        name, at = decoder.raw_decode(line, at)
+        need(line[at] == ":" and name in names and name not in found, f"{name!r} is not known, or is there twice")
+        _, end = decoder.raw_decode(line, at + 1)
+        need(line[end] == "}" or line[end:end + 2] == ',"', "a line is not JSON")
+        found[name], at = line[at + 1:end], end + (line[end] == ",")
+    need(line[at:] == "}", "there is more than one record in a line")
+    return found
+
+def field(record, name, kind):
     """A column as it is hashed: its length and its value."""
-    name, kind = column.split(":")
-    raw = record[name]
-    value = None if kind == "json" else json.loads(raw)
-    if kind == "json" and name + "_exact" in record:
-        exact = json.loads(record[name + "_exact"])
-        need(raw == exact.replace("\n", " ").replace("\r", " "), f"{name} is not {name}_exact")
-        data = exact.encode()
-    elif raw == "null":
+    raw, exact = record[name], json.loads(record.get(name + "_exact", "null"))
+    need(exact is None or raw == exact.replace("\n", " ").replace("\r", " "), f"{name} is not {name}_exact")
+    if raw == "null" and exact is None:
         return b"\xff\xff\xff\xff"
-    else:
-        data = {
-            "json": lambda: raw.encode(),
-            "text": lambda: value.encode(),
-            "hex": lambda: bytes32(value),
-            "uuid": lambda: uuid.UUID(value).bytes,
-            "int": lambda: struct.pack("<q", value),
-            "time": lambda: struct.pack("<q", micros(value)),
-            "double": lambda: struct.pack("<d", value),
-        }[kind]()
+    value = (raw if exact is None else exact) if kind == "json" else json.loads(raw)
+    need(kind != "int" or str(value) == raw, f"{name} is not a whole number")
+    data = {"json": str.encode, "text": str.encode, "hex": bytes32, "uuid": lambda text: uuid.UUID(text).bytes,
+            "int": struct.Struct("<q").pack, "double": struct.Struct("<d").pack,
+            "time": lambda text: struct.pack("<q", micros(text))}[kind](value)
     return struct.pack("<I", len(data)) + data
+def fields(record, group):
+    return b"".join(field(record, name, kind) for name, kind in GROUPS[group])
 
-def record_hash(line):
-    """The hash of the record in a line of an export: docs/trail.md, "The hash"."""
-    record = members(line)
-
-    def fields(columns):
-        return b"".join(field(record, column) for column in columns.split())
-
-    def salt(name):
-        return bytes32(json.loads(record["salt_" + name]))
-
-    commitments = [sha256(f"gatepost.v2.{name}".encode(), salt(name), fields(columns)) for name, columns in GROUPS.items()]
-    return sha256(b"gatepost.v2.record", bytes32(json.loads(record["prev_hash"])), fields(OPEN), *commitments)
+def record_hash(record):
+    """The hash of a record, in which commitments may take the places of groups: docs/trail.md, "The hash"."""
+    commitments = []
+    for group in ("who", "circumstances", "content"):
+        if "commitment_" + group in record:
+            names = {"salt_" + group, *dict(GROUPS[group])}
+            need(not names & {re.sub("_exact$", "", name) for name in record}, f"{group} is both withheld and shown")
+            commitments.append(bytes32(json.loads(record["commitment_" + group])))
+        else:
+            salt = bytes32(json.loads(record["salt_" + group]))
+            commitments.append(sha256(b"gatepost.v2." + group.encode(), salt, fields(record, group)))
+    before = bytes32(json.loads(record["prev_hash"]))
+    found = sha256(b"gatepost.v2.record", before, fields(record, "open"), *commitments)
+    need(json.loads(record["hash"]) == found.hex(), "a record has another hash than it says: it was changed")
+    return found
 
 def parse_policy(text):
-    """The keys of logs and witnesses by name, the groups, and the quorum: C2SP tlog-policy."""
+    """The keys of logs, the keys of witnesses and the groups by name, and the quorum: C2SP tlog-policy."""
     need(not re.search(r"[^\n\t\x20-\x7e]", text) and text.endswith("\n"), "the policy has other characters than ASCII")
     logs, witnesses, groups, quorum, free = [], {}, {}, [], set()
-    for words in (line.split() for line in text.split("\n") if line.strip() and not line.startswith("#")):
-        kind, name = words[0], words[1]
-        need(kind in ("log", "quorum") or name not in (*witnesses, *groups, "none"), f"{name!r} is there twice")
-        if kind == "log":
-            logs.append(name)
+    for kind, name, *words in (line.split() for line in text.split("\n") if line.strip() and line[0] != "#"):
+        need((kind == "quorum") == (name in ("none", *witnesses, *groups)) or kind == "log", f"{name}: not once")
+        if kind in ("log", "quorum"):
+            (logs if kind == "log" else quorum).append(name)
         elif kind == "witness":
-            need(base64.b64decode(words[2].split("+", 2)[2])[0] in (4, 6), f"the key of {name} is not a witness's")
-            witnesses[name] = words[2]
-        elif kind == "group":
-            count = {"all": len(words) - 3, "any": 1}.get(words[2]) or number(words[2])
-            need(0 < count <= len(words) - 3, f"the group {name} has another number of members")
-            for member in words[3:]:
-                need(member in free, f"{member!r} is not on an earlier line, or in two groups")
-                free.remove(member)
-            groups[name] = (count, words[3:])
+            witnesses[name], free = words[0], free | {name}
         else:
-            need(kind == "quorum" and (name == "none" or name in (*witnesses, *groups)), f"{words} is not understood")
-            quorum.append(name)
-        free |= {name} if kind in ("witness", "group") else set()
-    public = [base64.b64decode(key.split("+", 2)[2])[1:] for key in (*logs, *witnesses.values())]
-    need(len(quorum) == 1 and len(set(public)) == len(public), "the policy needs one quorum, and each key once")
+            count, *names = need(kind == "group" and words, f"{kind} is not known")
+            count = {"all": len(names), "any": 1}.get(count) or number(count)
+            need(0 < count <= len(names) == len({*names} & free), f"{name} has members of others, or too few")
+            groups[name], free = (count, names), free - {*names} | {name}
+    keys = [base64_(key.split("+", 2)[2]) for key in (*witnesses.values(), *logs)]
+    need(len(quorum) == 1 and len({key[1:] for key in keys}) == len(keys) and
+         {key[0] for key in keys[:len(witnesses)]} <= {4, 6}, "one quorum is needed, each key once, and of its type")
     return logs, witnesses, groups, quorum[0]
 
 def signed_by(key, text, lines):
-    """The time at which `key` signed `text` (0 for a signature without one), or None: C2SP signed-note."""
-    name, key_id, encoded = key.split("+", 2)
-    public = base64.b64decode(encoded, validate=True)
-    need(hashlib.sha256(name.encode() + b"\n" + public).digest()[:4].hex() == key_id, f"the id of key {name} is wrong")
-    found = None
-    for line in lines if public[0] in (1, 4) else []:  # type 6 is ML-DSA-44, which this program does not check
-        dash, signer, data = line.split(" ")
-        data = base64.b64decode(data, validate=True)
-        if dash != "\u2014" or signer != name or data[:4].hex() != key_id:
-            continue
-        when, message, signature = 0, text.encode(), data[4:]
-        if public[0] == 4:
-            when, signature = struct.unpack(">Q", data[4:12])[0], data[12:]
-            message = f"cosignature/v1\ntime {when}\n".encode() + message
-        try:
-            Ed25519PublicKey.from_public_bytes(public[1:]).verify(signature, message)
-        except InvalidSignature:
-            raise ValueError(f"the signature of {name} does not match") from None
-        found = max(when, found or 0)
-    return found
+    """The last time at which `key` signed `text` (0 for a signature without one), or None: C2SP signed-note."""
+    (name, key_id, encoded), times = key.split("+", 2), []
+    need(sha256(name.encode(), b"\n", base64_(encoded))[:4].hex() == key_id, f"the id of the key {name} is wrong")
+    kind, public = base64_(encoded)[0], base64_(encoded)[1:]
+    for dash, signer, data in (line.split(" ") for line in lines):
+        data = base64_(data)
+        if (dash, signer, data[:4].hex()) == ("\u2014", name, key_id) and kind != 6:  # ML-DSA-44 is not checked here
+            times.append(struct.unpack(">Q", data[4:12])[0] if kind == 4 else 0)
+            message = f"cosignature/v1\ntime {times[-1]}\n{text}" if kind == 4 else text
+            Ed25519PublicKey.from_public_bytes(public).verify(data[12 if kind == 4 else 4:], message.encode())
+    return max(times, default=None)
 
 def checkpoint(note, policy):
     """Origin, size, root and the times of the witnesses of a note that the policy accepts."""
     logs, witnesses, groups, quorum = policy
-    text, lines = note.rsplit("\n\n", 1)[0] + "\n", note.rsplit("\n\n", 1)[1].splitlines()
+    text, lines = note.rpartition("\n\n")[0] + "\n", note.rpartition("\n\n")[2].split("\n")[:-1]
     origin, size, root = text.split("\n")[:3]
-    own = [key for key in logs if key.split("+")[0] == origin]
-    need(own, f"the policy does not name the log {origin}")
-    need([key for key in own if signed_by(key, text, lines) is not None], f"{origin} has not signed the checkpoint")
+    own = {signed_by(key, text, lines) for key in logs if key.split("+")[0] == origin}
+    need(own - {None}, f"the policy does not name the log {origin}, or it has not signed the checkpoint")
     times = {name: signed_by(key, text, lines) for name, key in witnesses.items()}
-
-    def holds(name):
-        if name in witnesses:
-            return times[name] is not None
-        count, names = groups[name]
-        return sum(holds(member) for member in names) >= count
-
-    need(quorum == "none" or holds(quorum), "too few witnesses have signed the checkpoint")
-    return origin, number(size), base64.b64decode(root, validate=True), {k: v for k, v in times.items() if v is not None}
+    holds = {"none": True, **{name: when is not None for name, when in times.items()}}
+    for name, (count, names) in groups.items():
+        holds[name] = sum(holds[member] for member in names) >= count
+    need(holds[quorum], "too few witnesses have signed the checkpoint")
+    return origin, number(size), base64_(root), {name: when for name, when in times.items() if when is not None}
 
 def root_of(index, size, leaf, path):
-    """The root that an inclusion proof leads to: RFC 9162, section 2.1.3.2."""
-    need(index < size, f"record {index} is not in a tree of {size} records")
-    at, last, found = index, size - 1, leaf
-    for sibling in path:
-        need(last > 0, "the proof is too long")
-        if at & 1 or at == last:
-            found = sha256(b"\x01", sibling, found)
-            while not at & 1 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            found = sha256(b"\x01", found, sibling)
-        at, last = at >> 1, last >> 1
-    need(last == 0, "the proof is too short")
-    return found
+    """The root that an inclusion proof leads to: RFC 6962, section 2.1.1."""
+    need(index < size and (size == 1) == (not path), "the proof has another length")
+    if size == 1:
+        return leaf
+    half = 1 << (size - 1).bit_length() - 1
+    if index < half:
+        return sha256(b"\x01", root_of(index, half, leaf, path[:-1]), path[-1])
+    return sha256(b"\x01", path[-1], root_of(index - half, size - half, leaf, path[:-1]))
+def root_of_edge(edge):  # the perfect subtrees of a tree, each with its size and hash, the largest first
+    hashes = [found for _, found in reversed(edge)] or [sha256()]
+    return functools.reduce(lambda right, left: sha256(b"\x01", left, right), hashes)
+def signatures(what, times):
+    said = {name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)) for name, when in times.items()}
+    return [f"{what} by the witness {name} at {at}" for name, at in sorted(said.items())] or [f"{what} by no witness"]
 
-def main(policy_file, record_file, proof_file):
-    texts = [open(name, encoding="utf-8", newline="").read() for name in (policy_file, record_file, proof_file)]
-    head, note = texts[2].split("\n\n", 1)
+def prove_record(policy, record, proof):
+    """Checks a record and its proof: docs/evidence.md, "Proofs"."""
+    head, note = proof.split("\n\n", 1)
     first, *lines = [line for line in head.split("\n") if not line.startswith("extra ")]
     need(first == "c2sp.org/tlog-proof@v1" and lines[0].startswith("index "), "this is not a proof")
-    index, path = number(lines[0][6:]), [base64.b64decode(line, validate=True) for line in lines[1:]]
-    origin, size, root, times = checkpoint(note, parse_policy(texts[0]))
-    found = root_of(index, size, sha256(b"\x00", record_hash(texts[1])), path)
+    index, (origin, size, root, times) = number(lines[0][6:]), checkpoint(note, policy)
+    leaf = sha256(b"\x00", record_hash(members(re.sub(r"\n\Z", "", record), NAMES | {"quarantined"})))
+    found = root_of(index, size, leaf, [base64_(line) for line in lines[1:]])
     need(found == root, "the record is not in the log: it was changed, or the proof is that of another one")
-    said = [f"proven: the record is number {index} (from 0) of the first {size} in {origin}"]
-    for name, when in sorted(times.items()):
-        said.append(f"signed by the witness {name} at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(when))}")
-    print("\n".join(said))
+    return [f"proven: record {index} (from 0) of the first {size} in {origin}", *signatures("signed", times)]
+
+def prove_range(policy, certificate):
+    """Checks a certificate: docs/evidence.md, "Certificates"."""
+    head, *lines, end = certificate.split("\n")
+    head = members(head, "format subject since until from edge to".split())
+    head = {name: json.loads(raw) for name, raw in head.items()}
+    subject, kinds = head["subject"], collections.Counter()
+    need(len(head) == 7 and head["format"] == "gatepost.certificate.v1" and not end, "this is not a certificate")
+    origin, size, root, after = checkpoint(head["to"], policy)
+    log, first, first_root, before = checkpoint(head["from"], policy) if head["from"] else (origin, 0, sha256(), {})
+    need(log == origin and first + len(lines) == size, "the lines are not those between the two checkpoints")
+    need(max(before.values(), default=0) * 1_000_000 <= micros(head["since"]), "the range begins before it is proven")
+    need(min(after.values(), default=1 << 60) * 1_000_000 >= micros(head["until"]), "the range ends after it is proven")
+    edge = [*zip([1 << bit for bit in range(63, -1, -1) if first >> bit & 1], map(bytes32, head["edge"]))]
+    need(len(edge) == len(head["edge"]) and root_of_edge(edge) == first_root, "the edge is not the first checkpoint's")
+    for index, record in enumerate((members(line, NAMES | COMMITMENTS | {"index"}) for line in lines), first):
+        need(number(record.pop("index")) == index, f"record {index} is not in its line")
+        people = [json.loads(record.get(name, "null")) for name in ("client_subject", "actor_subject")]
+        kind = "withheld" if {*record} == {"hash"} else "of others" if COMMITMENTS & {*record} else "shown"
+        allowed = ("shown", "withheld") if subject is None else ["shown" if subject in people else "of others"]
+        need(kind in allowed, f"record {index} is {kind}, which is not what the certificate says")
+        found = bytes32(json.loads(record["hash"])) if kind == "withheld" else record_hash(record)
+        kinds.update([kind, "gap" if record.get("method") == '"gateway/gap"' else ""])
+        edge.append((1, sha256(b"\x00", found)))
+        while len(edge) > 1 and edge[-1][0] == edge[-2][0]:
+            (half, right), (_, left) = edge.pop(), edge.pop()
+            edge.append((2 * half, sha256(b"\x01", left, right)))
+    need(root_of_edge(edge) == root, "the records do not lead to the second checkpoint: one was changed")
+    whose, rest = ("", "withheld") if subject is None else (f" of {str.__repr__(subject)}", "of others")
+    return [f"proven: no record{whose} is missing among the {len(lines)} from number {first} (from 0) on in {origin}",
+            f"{kinds['shown']} shown, {kinds[rest]} {rest}; {kinds['gap']} of those seen count calls without records",
+            *(signatures("those before them were signed", before) if first else ["they begin with the log"]),
+            *signatures("they were signed", after)]
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     try:
-        main(*sys.argv[1:])
+        policy, *texts = [open(name, encoding="utf-8", newline="").read() for name in sys.argv[1:]]
+        print(*(prove_range if len(texts) == 1 else prove_record)(parse_policy(policy), *texts), sep="\n")
     except Exception as error:  # whatever is wrong with the input: nothing is proven
-        sys.exit(f"not proven: {error}")
+        sys.exit(f"not proven: {error or type(error).__name__}")

@@ -87,6 +87,13 @@ pub fn hash_matches(position: &StreamPosition, entry: &Entry) -> bool {
     position.hash == hash(position, entry)
 }
 
+/// The commitments to the groups of a record that can be withheld, in their order.
+#[must_use]
+pub fn commitments(position: &StreamPosition, entry: &Entry) -> [(Group, Digest); 3] {
+    let mut fields = Fields(Vec::with_capacity(FIELDS_BYTES));
+    COMMITTED.map(|committed| (committed.group, fields.commitment(&committed, position, entry)))
+}
+
 fn hash(position: &StreamPosition, entry: &Entry) -> Digest {
     let mut fields = Fields(Vec::with_capacity(FIELDS_BYTES));
     let commitments = COMMITTED.map(|committed| fields.commitment(&committed, position, entry));

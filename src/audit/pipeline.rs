@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::handle::{Audit, Timeouts};
 use super::meter::Meter;
 use super::outbox::fs::Fs;
+use super::outbox::lock::Hold;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
 use super::ring::{self, Heartbeat, Phase, Ring, RingGauge};
@@ -48,6 +49,7 @@ pub struct Pipeline {
     audit: Audit,
     probe: Probe,
     stored_tree: StoredTree,
+    hold: Hold,
     scribe: JoinHandle<EpochReport>,
     shipper: Option<tokio::task::JoinHandle<()>>,
     deadline: CancellationToken,
@@ -107,6 +109,7 @@ impl Pipeline {
             );
         }
         opening.keep = config.keep;
+        let hold = opening.hold();
         let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader, meter) = (scribe.ring(), scribe.reader(), scribe.meter());
         let ((gateway_id, epoch), stored_tree) = (scribe.stream(), scribe.stored_tree());
@@ -135,7 +138,7 @@ impl Pipeline {
         let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), wait_for_store, config.timeouts, key);
         let (limits, reader) = (config.ring, reader.for_inspection());
         let probe = Probe { audit: audit.clone(), ring, limits, reader, meter, shipper: watched, gateway_id, epoch };
-        Ok(Self { audit, probe, stored_tree, scribe, shipper, deadline })
+        Ok(Self { audit, probe, stored_tree, hold, scribe, shipper, deadline })
     }
 
     /// The handle for the gateway.
@@ -150,7 +153,13 @@ impl Pipeline {
         self.probe.clone()
     }
 
-    /// The tree over all records that the outbox has stored.
+    /// Keeps the outbox directory locked for those who use it after this pipeline.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        self.hold.clone()
+    }
+
+    /// The tree over all records that a crash cannot lose.
     #[must_use]
     pub fn stored_tree(&self) -> StoredTree {
         self.stored_tree.clone()

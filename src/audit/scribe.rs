@@ -105,7 +105,7 @@ impl Scribe {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         opening.queued = mode != Mode::Stored;
         let mut tree = growing_tree::GrowingTree::of(&opening);
-        let mut entries = vec![events::opened(&opening, config, &tree.made)];
+        let mut entries = vec![events::opened(&opening, config, &opening.tree)];
         entries.extend(events::policy(config));
         entries.extend(opening.damages.iter().flat_map(|found| events::damaged(&found.damage)));
         // I2: a call that a crash interrupted ends here, in its one record.
@@ -119,7 +119,7 @@ impl Scribe {
             records.push(Slot::new(Arc::new(AuditRecord { position, entry }), Instant::now()));
         }
         let segments = segments::of(records.iter().map(|slot| slot.record.as_ref()));
-        let first = Commit { segments: &segments, head: Some(head), tree: Some(&tree.made), ..Commit::default() };
+        let first = Commit { segments: &segments, head: Some(head), tree: Some(tree.made()), ..Commit::default() };
         let damages = opening.damages.iter().filter(|found| found.is_new).count();
         let (meter, begun) = (Arc::new(Meter::default()), Instant::now());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
@@ -183,10 +183,10 @@ impl Scribe {
         (self.gateway_id, self.epoch)
     }
 
-    /// The tree over the records that this scribe has stored.
+    /// The tree over the records of this scribe that a crash cannot lose.
     #[must_use]
     pub fn stored_tree(&self) -> StoredTree {
-        self.tree.stored()
+        self.tree.stored(&self.ring)
     }
 
     /// Runs until the ring is [`Phase::Finished`].
@@ -203,6 +203,7 @@ impl Scribe {
                 self.add_own_events(findings, closing, &mut batch);
             }
             batch.room = room;
+            self.tree.publish(self.watermarks.of(self.epoch).map(|head| head.seq));
             let extent = match (closing, self.must_store(&batch)) {
                 (true, _) => Some(Extent::Closing),
                 (false, true) => Some(Extent::All),
@@ -431,7 +432,7 @@ impl Scribe {
             delivered: &self.watermarks.heads,
             keeps: false,
             settled: if stores_batch { self.urgent.settled() } else { &[] },
-            tree: stores_batch.then_some(&self.tree.made),
+            tree: stores_batch.then(|| self.tree.made()),
             closes: extent == Extent::Closing,
         }) {
             self.meter.commits_failed.add(1);

@@ -28,9 +28,14 @@ impl Tree {
 
     /// Adds the next record.
     pub fn push(&mut self, position: &StreamPosition) {
+        self.add((position.epoch, position.seq), &position.hash.0);
+    }
+
+    /// Adds the record at `place` with this hash.
+    pub fn add(&mut self, place: (Epoch, Seq), hash: &[u8; 32]) {
         // Full only after more records than seqs have numbers.
-        self.edge.push(&position.hash.0, |_, _, _| {}).ok();
-        self.last = Some((position.epoch, position.seq));
+        self.edge.push(hash, |_, _, _| {}).ok();
+        self.last = Some(place);
     }
 
     /// The number of leaves, which is the index of the next one.

@@ -1,6 +1,7 @@
 //! `gatepost audit`: reads the trail, in Postgres or, without a database, in the outbox. One file per subcommand.
 
 mod accept;
+mod certify;
 mod decision_args;
 mod decisions;
 mod export;
@@ -51,6 +52,8 @@ enum Command {
     VerifyExport(verify_export::Args),
     /// Write a record and the proof that it is in its gateway's log; the proof reveals no other record
     Prove(prove::Args),
+    /// Write a certificate that no record of a range is missing, or none of a person's, which others can check
+    Certify(certify::Args),
     /// Compare arguments or an answer with the digests of a record; the exit code is 1 if they differ
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
@@ -82,6 +85,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Export(args) => export::run(&config, args, json).await,
         Command::VerifyExport(args) => verify_export::run(args, json),
         Command::Prove(args) => prove::run(&config, args, json).await,
+        Command::Certify(args) => certify::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
         Command::Accept(args) => accept::run(&config, args, json).await,

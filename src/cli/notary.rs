@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::database;
 use super::gateway_error::GatewayError;
 use crate::audit::outbox::fs::DiskFs;
+use crate::audit::outbox::lock::Hold;
 use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
 use crate::config::{AnchorCommand, Bucket, Config, OnMissing, TimeStamps};
@@ -34,6 +35,8 @@ pub(super) struct RunningNotary {
     status: Status,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// The memory is in the outbox directory: the next gateway there must not begin before this one has written it.
+    _hold: Hold,
 }
 
 /// The keys of the configuration; `None` if nothing is to be signed.
@@ -91,7 +94,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store, anchors(config, &verifiers)?);
     let stop = CancellationToken::new();
     let task = tokio::spawn(notary.run(stop.clone()));
-    Ok(RunningNotary { status, stop, task })
+    Ok(RunningNotary { status, stop, task, _hold: pipeline.hold() })
 }
 
 /// The anchors of the configuration.

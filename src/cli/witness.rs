@@ -86,16 +86,23 @@ fn witness_key(path: &Path) -> anyhow::Result<SigningKey> {
     Err(usage(format!("{path} is the key of a log: a witness needs one of gatepost evidence keygen --type witness")))
 }
 
+/// The policy of a file.
+///
+/// # Errors
+/// The file cannot be read, or is not a policy: a mistake of the command line.
+pub(super) fn read_policy(path: &Path) -> anyhow::Result<Policy> {
+    let text = FileAccess::default().read(path, FileKind::Trusted, POLICY_BYTES_MAX);
+    let text = text.map_err(|error| usage(error.to_string()))?;
+    Policy::parse(&text).map_err(|error| usage(format!("{}: {error}", path.display())))
+}
+
 /// The keys of the logs that were named.
 fn logs(args: &Args) -> anyhow::Result<Vec<VerifierKey>> {
     let parsed =
         args.logs.iter().map(|text| VerifierKey::parse(text).map_err(|error| usage(format!("--log: {error}"))));
     let mut logs = parsed.collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(path) = &args.policy {
-        let text = FileAccess::default().read(path, FileKind::Trusted, POLICY_BYTES_MAX);
-        let text = text.map_err(|error| usage(error.to_string()))?;
-        let policy = Policy::parse(&text).map_err(|error| usage(format!("{}: {error}", path.display())))?;
-        logs.extend(policy.logs().iter().map(|log| log.key.clone()));
+        logs.extend(read_policy(path)?.logs().iter().map(|log| log.key.clone()));
     }
     if logs.is_empty() { Err(usage("there is no log to sign for: give --log KEY or --policy FILE")) } else { Ok(logs) }
 }

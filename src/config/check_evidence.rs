@@ -1,7 +1,7 @@
 //! Rules of `[evidence]` that concern more than one setting.
 
 use super::check::Report;
-use super::sections::{Config, Level};
+use super::sections::Config;
 use crate::evidence::key::{NAME_BYTES_MAX, SignatureType, VerifierKey, checked_name};
 
 /// The most bytes that follow the origin in a log's name: a UUID and an epoch, each after a slash.
@@ -10,7 +10,7 @@ const SUFFIX_BYTES_MAX: usize = 36 + 20 + 2;
 /// The names that an anchor cannot have. *Derived*: the other places that confirm checkpoints.
 const TAKEN: &str = "postgres";
 
-/// Evidence needs a log that is stored before it is signed, a key of its own, and anchors that differ.
+/// Evidence needs records, a key of its own, and anchors that differ.
 pub(super) fn check(config: &Config, report: Report<'_>) {
     let evidence = &config.evidence;
     let Some(origin) = &evidence.origin else { return without_origin(config, report) };
@@ -49,8 +49,8 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
         },
         None => {}
     }
-    if !config.audit.enabled || config.audit.level != Level::Stored {
-        let message = "needs audit.level = \"stored\": what is only queued can be lost after it was signed";
+    if !config.audit.enabled {
+        let message = "needs audit.enabled = true: without records there is nothing to sign";
         report("evidence.origin", message.to_owned());
     }
     anchors(config, report);

@@ -90,6 +90,13 @@ pub fn signed_elsewhere(key: &VerifierKey, text: &str, bytes: &[u8]) -> Option<S
     is_valid.then(|| Signature::new(key, bytes.to_vec()))
 }
 
+/// The time that a cosignature states. Only its key tells it from a signature without a time, and verifies it.
+#[must_use]
+pub fn stated_time(signature: &Signature) -> Option<UnixTime> {
+    let seconds = signature.bytes().first_chunk::<TIME_BYTES>()?;
+    UnixTime::from_seconds(u64::from_be_bytes(*seconds)).ok()
+}
+
 /// A signature does not match.
 pub(super) struct Invalid;
 

@@ -58,7 +58,7 @@ pub trait AnchorClient: Clone + Send + Sync + 'static {
     fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        records: Records<'_, S>,
+        records: History<'_, S>,
     ) -> impl Future<Output = Result<Vec<u8>, AnchorError>> + Send;
 }
 
@@ -110,17 +110,17 @@ pub enum ProofError {
     },
 }
 
-/// The records of a checkpoint's tree. Makes proofs from their hashes: the last ones from memory, older ones from the
+/// The history behind a checkpoint. Makes proofs from their hashes: the last ones from memory, older ones from the
 /// database.
 #[derive(Debug)]
-pub struct Records<'a, S> {
+pub struct History<'a, S> {
     pub(super) gateway_id: GatewayId,
     pub(super) tree: &'a StoredTree,
     pub(super) store: Option<&'a mut S>,
     pub(super) signed: &'a Signed,
 }
 
-impl<S> Records<'_, S> {
+impl<S> History<'_, S> {
     /// Whether the log's tree is known to be another one than that of `head`.
     #[must_use]
     pub fn contradict(&self, head: TreeHead) -> bool {
@@ -133,7 +133,7 @@ impl<S> Records<'_, S> {
     }
 }
 
-impl<S: CheckpointStore> Prover for Records<'_, S> {
+impl<S: CheckpointStore> Prover for History<'_, S> {
     type Error = ProofError;
 
     async fn prove(&mut self, old: u64) -> Result<Vec<Hash>, ProofError> {
@@ -145,7 +145,9 @@ impl<S: CheckpointStore> Prover for Records<'_, S> {
         let Some(store) = &mut self.store else { return Err(failed("there is no database".to_owned())) };
         let nodes = store.known_nodes(self.gateway_id, log, old).await;
         let mut nodes = nodes.map_err(|error| failed(error.to_string()))?;
-        extend(&mut nodes, self.tree.recent());
+        if let Some(recent) = self.tree.recent(nodes.size()) {
+            extend(&mut nodes, &recent);
+        }
         if nodes.size() < size {
             return Err(failed(format!("it has those of the first {} records", nodes.size())));
         }
@@ -157,10 +159,8 @@ impl<S: CheckpointStore> Prover for Records<'_, S> {
     }
 }
 
-/// Adds the hashes of the last records, of which there are `before` in the whole, where `nodes` end.
-fn extend(nodes: &mut KnownNodes, (before, recent): (u64, Vec<[u8; 32]>)) {
-    let known = usize::try_from(nodes.size().saturating_sub(before)).unwrap_or(usize::MAX);
-    if nodes.size() >= before {
-        recent.into_iter().skip(known).for_each(|hash| nodes.push(hash));
-    }
+/// Adds the records of `recent` that come after `nodes`.
+fn extend(nodes: &mut KnownNodes, recent: &KnownNodes) {
+    let known = usize::try_from(nodes.size().saturating_sub(recent.base())).unwrap_or(usize::MAX);
+    recent.records().iter().skip(known).for_each(|hash| nodes.push(*hash));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::anchor::{Anchor, AnchorClient, AnchorError, Records};
+use super::anchor::{Anchor, AnchorClient, AnchorError, History};
 use super::memory::Signed;
 use super::status::Status;
 use crate::audit::record::{Epoch, GatewayId};
@@ -56,7 +56,7 @@ impl<A: AnchorClient, S: CheckpointStore> AnchorTask<A, S> {
     async fn submit(&mut self, signed: &Signed) {
         let Anchor { name, client, store } = &mut self.anchor;
         let (size, kind) = (signed.head.size, client.kind());
-        let records = Records { gateway_id: self.gateway_id, tree: &self.tree, store: store.as_mut(), signed };
+        let records = History { gateway_id: self.gateway_id, tree: &self.tree, store: store.as_mut(), signed };
         match client.confirm(signed, records).await {
             Ok(proof) => {
                 self.confirmed_at = Some(Instant::now());

@@ -22,7 +22,7 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::anchor::{AnchorClient, AnchorError, Largest, Records};
+use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::evidence::checkpoint::Checkpoint;
@@ -276,7 +276,7 @@ impl AnchorClient for BucketAnchor {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        _: Records<'_, S>,
+        _: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         self.keep(&signed.note).await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::anchor::{AnchorClient, AnchorError, Largest, Records};
+use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::bucket::BucketAnchor;
 use super::command::CommandAnchor;
 use super::memory::Signed;
@@ -54,7 +54,7 @@ impl AnchorClient for Client {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        records: Records<'_, S>,
+        records: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         match self {
             Self::Witness(anchor) => anchor.confirm(signed, records).await,

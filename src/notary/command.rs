@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::anchor::{AnchorClient, AnchorError, Largest, Records};
+use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::children::{self, Run};
@@ -41,7 +41,7 @@ impl AnchorClient for CommandAnchor {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        _: Records<'_, S>,
+        _: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         let run = Run {
             words: &self.words,

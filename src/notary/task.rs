@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::anchor::{Anchor, AnchorClient, Largest};
 use super::anchors::{AnchorTask, Contradiction, Published};
+use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
 use super::signer::Signer;
 use super::status::{Anchored, Status};
@@ -19,7 +20,7 @@ use crate::audit::Gate;
 use crate::audit::outbox::fs::Fs;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::scribe::StoredTree;
-use crate::audit::sink::checkpoints::CheckpointStore;
+use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::audit::tree::Tree;
 use crate::evidence::tree::TreeHead;
 
@@ -63,7 +64,7 @@ pub struct Settings {
 pub struct Notary<A, S> {
     settings: Settings,
     tree: StoredTree,
-    store: Option<S>,
+    database: Option<Database<S>>,
     /// Taken by their tasks when the notary runs, but for their clients.
     anchors: Vec<Anchor<A, S>>,
     published: watch::Sender<Published>,
@@ -81,12 +82,13 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     #[must_use]
     pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, anchors: Vec<Anchor<A, S>>) -> (Self, Status) {
         let memory = Memory::read(Arc::clone(&settings.fs), &settings.dir);
+        let database = store.map(|store| Database::new(store, settings.gateway_id));
         let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
-        let places = store.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
+        let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
-        let notary = Self { settings, tree, store, anchors, published, memory, status, compared, published_at };
+        let notary = Self { settings, tree, database, anchors, published, memory, status, compared, published_at };
         (notary, watched)
     }
 
@@ -130,6 +132,10 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     /// Starts a task for each anchor.
     fn start_anchors(&mut self, contradictions: &mpsc::Sender<Contradiction>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
+        if self.anchors.iter().any(|anchor| anchor.client.kind() == AnchorKind::Witness) {
+            // For proofs that the log continues.
+            self.tree.keep_hashes();
+        }
         for Anchor { name, client, store } in &mut self.anchors {
             let task = AnchorTask {
                 anchor: Anchor { name: name.clone(), client: client.clone(), store: store.take() },
@@ -181,18 +187,21 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
 
     /// Stores a checkpoint in the database; false if that contradicts it.
     async fn is_stored(&mut self, tree: &Tree, signed: &Signed) -> bool {
-        let Some(store) = &mut self.store else { return true };
-        let stored = store.store_checkpoint(self.settings.gateway_id, tree, &signed.note).await;
-        if let Err(error) = &stored
-            && error.is_contradiction()
-        {
-            self.contradict(tree.log, &format!("Postgres refused a checkpoint: {}", error.message));
+        let Some(database) = &mut self.database else { return true };
+        let stored = database.store(tree, &signed.note).await;
+        if let Ok(Some(other)) = stored {
+            let (own, log) = (signed.head.size, tree.log);
+            let text = format!(
+                "Postgres has a checkpoint of {} records of log {log} that this gateway did not sign; its own has {own}",
+                other.size
+            );
+            self.contradict(log, &text);
             return false;
         }
         if let Err(error) = &stored {
             tracing::warn!(%error, "Postgres did not take a checkpoint; the next one is tried again");
         }
-        self.status.note(POSTGRES, signed.head.size, stored.map_err(|error| error.to_string()));
+        self.status.note(POSTGRES, signed.head.size, stored.map(drop).map_err(|error| error.to_string()));
         // A database that is down does not keep it from the anchors.
         true
     }
@@ -205,8 +214,8 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             // What was signed was stored before: an outbox that had less when it was opened was set back, whatever it
             // has now.
             memory.check(&self.tree.opening(), None).map_err(Refusal::Contradiction)?;
-            if let Some(store) = &mut self.store {
-                compare(memory, tree, store, self.settings.gateway_id).await?;
+            if let Some(database) = &mut self.database {
+                compare(memory, tree, database).await?;
             }
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
             compare_with_anchors(memory, tree, &self.anchors, &name).await?;
@@ -249,13 +258,8 @@ enum Refusal {
 }
 
 /// Compares with what the database has of the log of `tree`.
-async fn compare(
-    memory: &Memory,
-    tree: &Tree,
-    store: &mut impl CheckpointStore,
-    gateway_id: GatewayId,
-) -> Result<(), Refusal> {
-    let last = store.last_checkpoint(gateway_id, tree.log).await;
+async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl CheckpointStore>) -> Result<(), Refusal> {
+    let last = database.last(tree.log).await;
     let last = last.map_err(|error| {
         Refusal::Fault(format!("nothing is signed before Postgres told which checkpoint it has: {error}"))
     })?;

@@ -28,6 +28,8 @@ struct Store(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     is_down: bool,
+    /// What it is told takes effect, and its answer does not come.
+    loses_answers: bool,
     checkpoints: Vec<(Epoch, TreeHead, String)>,
 }
 
@@ -36,9 +38,8 @@ impl Store {
         self.0.lock().checkpoints.iter().map(|(_, head, _)| *head).collect()
     }
 
-    fn error(sqlstate: Option<&str>) -> SinkError {
-        let (message, sqlstate) = ("no".to_owned(), sqlstate.map(str::to_owned));
-        SinkError { operation: "test", class: ErrorClass::Transient, sqlstate, message }
+    fn error() -> SinkError {
+        SinkError { operation: "test", class: ErrorClass::Transient, sqlstate: None, message: "no".to_owned() }
     }
 }
 
@@ -46,29 +47,34 @@ impl CheckpointStore for Store {
     async fn last_checkpoint(&mut self, _: GatewayId, log: Epoch) -> Result<Option<TreeHead>, SinkError> {
         let kept = self.0.lock();
         if kept.is_down {
-            return Err(Self::error(None));
+            return Err(Self::error());
         }
         Ok(kept.checkpoints.iter().filter(|(of, ..)| *of == log).map(|(_, head, _)| *head).max_by_key(|head| head.size))
     }
 
     async fn known_nodes(&mut self, _: GatewayId, _: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
-        Err(Self::error(None))
+        Err(Self::error())
     }
 
-    async fn store_checkpoint(&mut self, _: GatewayId, tree: &Tree, note: &str) -> Result<(), SinkError> {
+    async fn store_checkpoint(
+        &mut self,
+        _: GatewayId,
+        tree: &Tree,
+        note: &str,
+        known: Option<TreeHead>,
+    ) -> Result<Option<TreeHead>, SinkError> {
         let mut kept = self.0.lock();
         if kept.is_down {
-            return Err(Self::error(None));
+            return Err(Self::error());
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
-        let of_log = || kept.checkpoints.iter().filter(|(log, ..)| *log == tree.log);
-        if of_log().any(|(_, known, _)| known.size == head.size && known.root != head.root || known.size > head.size) {
-            return Err(Self::error(Some("GP004")));
-        }
-        if of_log().all(|(_, known, _)| *known != head) {
+        let of_log = kept.checkpoints.iter().filter(|(log, ..)| *log == tree.log).map(|(_, head, _)| *head);
+        let last = of_log.max_by_key(|head| head.size);
+        let is_next = last == known && last.is_none_or(|last| head.size > last.size);
+        if is_next {
             kept.checkpoints.push((tree.log, head, note.to_owned()));
         }
-        Ok(())
+        if kept.loses_answers { Err(Self::error()) } else { Ok(if is_next { Some(head) } else { last }) }
     }
 
     async fn confirm(&mut self, _: GatewayId, _: &Confirmation) -> Result<bool, SinkError> {
@@ -115,7 +121,7 @@ impl AnchorClient for Told {
         self.0.lock().ok_or_else(no_answer)
     }
 
-    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: Records<'_, S>) -> Result<Vec<u8>, AnchorError> {
+    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
         Err(no_answer())
     }
 }
@@ -279,9 +285,54 @@ async fn two_gateways_with_one_memory_do_not_both_continue() {
     first.after(11).await;
     second.stored.set(tree(LOG, 8, 1));
     let state = second.after(11).await;
-    assert!(state.contradiction.unwrap().contains("Postgres refused a checkpoint"));
+    assert!(state.contradiction.unwrap().contains("that this gateway did not sign"));
     assert_eq!(store.heads().len(), 2);
     assert_eq!(first.end().await.contradiction, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_gateways_whose_sizes_leap_over_each_other_do_not_both_continue() {
+    for sizes in [(7, 8), (8, 7)] {
+        let (one, two, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Store::default());
+        let first = Running::start(one.path(), &store, tree(LOG, 5, 0));
+        first.after(1).await;
+        std::fs::copy(one.path().join("checkpoint.json"), two.path().join("checkpoint.json")).unwrap();
+        let second = Running::start(two.path(), &store, tree(LOG, 5, 0));
+        second.after(1).await;
+        first.stored.set(tree(LOG, sizes.0, 0));
+        first.after(11).await;
+        second.stored.set(tree(LOG, sizes.1, 1));
+        let found = second.after(11).await.contradiction.unwrap();
+        assert!(found.contains(&format!("a checkpoint of {} records of log 1", sizes.0)), "{found}");
+        assert_eq!(store.heads().last().unwrap().root, tree(LOG, sizes.0, 0).root());
+        first.stored.set(tree(LOG, 20, 0));
+        assert_eq!(first.end().await.contradiction, None);
+        assert_eq!(store.heads().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_whose_answer_was_lost_is_its_own() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    let running = Running::start(dir.path(), &store, tree(LOG, 3, 0));
+    running.after(1).await;
+    store.0.lock().loses_answers = true;
+    for size in [4, 6] {
+        running.stored.set(tree(LOG, size, 0));
+        assert!(running.after(11).await.places[POSTGRES].error.is_some());
+    }
+    // It took the first of them, and did not know the one before the second.
+    assert_eq!(store.heads().len(), 2);
+    store.0.lock().loses_answers = false;
+    running.stored.set(tree(LOG, 9, 0));
+    let state = running.after(11).await;
+    assert_eq!((state.contradiction, state.places[POSTGRES].last.unwrap().size), (None, 9));
+    // It lost some, as after a restore.
+    store.0.lock().checkpoints.truncate(1);
+    running.stored.set(tree(LOG, 12, 0));
+    let state = running.after(11).await;
+    assert_eq!((state.contradiction, state.places[POSTGRES].last.unwrap().size), (None, 12));
+    assert_eq!(store.heads().iter().map(|head| head.size).collect::<Vec<_>>(), [3, 12]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use reqwest::header::CONTENT_TYPE;
 
-use super::anchor::{AnchorClient, AnchorError, Largest, Records};
+use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::record::Timestamp;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
@@ -125,7 +125,7 @@ impl AnchorClient for TimeStampAnchor {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        _: Records<'_, S>,
+        _: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         let now = u64::try_from(Timestamp::now().micros() / 1_000_000).unwrap_or_default();
         Ok(self.stamp(&signed.note, now).await?.der)

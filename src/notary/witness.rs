@@ -1,6 +1,6 @@
 //! A witness as an anchor.
 
-use super::anchor::{AnchorClient, AnchorError, Largest, Records};
+use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::record::Epoch;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
@@ -48,7 +48,7 @@ impl AnchorClient for WitnessAnchor {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        mut records: Records<'_, S>,
+        mut records: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         let note = Note::parse(signed.note.as_bytes()).map_err(ClientError::Signature)?;
         let known = self.known.filter(|(log, _)| *log == signed.log).map_or(0, |(_, size)| size);

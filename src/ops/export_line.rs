@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::audit::record::column::ColumnType;
+use crate::audit::chain;
+use crate::audit::record::column::{Column, ColumnType, Group};
 use crate::audit::record::{AuditRecord, COLUMNS};
 
 /// The member that says why a record is in quarantine.
@@ -24,11 +25,60 @@ const EXACT: &str = "_exact";
 /// # Errors
 /// The record cannot be written as JSON; never seen.
 pub fn export_line(record: &AuditRecord, quarantined: Option<&str>) -> serde_json::Result<String> {
+    let mut line = members(record, |_| true)?;
+    if let Some(reason) = quarantined {
+        line = format!("{line},\"{QUARANTINED}\":{}", Value::from(reason));
+    }
+    Ok(format!("{{{line}}}\n"))
+}
+
+/// The part of a record that a line of a certificate shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// All columns.
+    Whole,
+    /// The caller and the open columns, with the commitments to the other groups.
+    Who,
+    /// Its hash.
+    Hash,
+}
+
+/// The line of the record with this index in a certificate: docs/evidence.md, "Certificates".
+///
+/// # Errors
+/// As for [`export_line`].
+pub fn certificate_line(index: u64, record: &AuditRecord, shown: Shown) -> serde_json::Result<String> {
+    let columns = match shown {
+        Shown::Whole => members(record, |_| true)?,
+        Shown::Hash => members(record, |column| column.name == "hash")?,
+        Shown::Who => {
+            let is_shown = |column: &Column| match column.group {
+                Group::Open | Group::Who => true,
+                Group::Circumstances | Group::Content => false,
+                Group::Chain => matches!(column.name, "prev_hash" | "hash" | "salt_who"),
+            };
+            let mut line = members(record, is_shown)?;
+            for (group, digest) in chain::commitments(&record.position, &record.entry) {
+                let name = match group {
+                    Group::Circumstances => "circumstances",
+                    Group::Content => "content",
+                    Group::Who | Group::Open | Group::Chain => continue,
+                };
+                line = format!("{line},\"commitment_{name}\":\"{digest}\"");
+            }
+            line
+        }
+    };
+    Ok(format!("{{\"index\":{index},{columns}}}\n"))
+}
+
+/// The members of the line of a record, without those of other columns.
+fn members(record: &AuditRecord, is_shown: impl Fn(&Column) -> bool) -> serde_json::Result<String> {
     let values = serde_json::to_value(record)?;
-    let (mut line, mut exact) = (String::from("{"), String::new());
-    for column in &COLUMNS {
+    let (mut line, mut exact) = (String::new(), String::new());
+    for column in COLUMNS.iter().filter(|column| is_shown(column)) {
         let value = values.get(column.name).unwrap_or(&Value::Null);
-        line.push_str(if line.len() > 1 { ",\"" } else { "\"" });
+        line.push_str(if line.is_empty() { "\"" } else { ",\"" });
         line.push_str(column.name);
         line.push_str("\":");
         match (column.column_type, value) {
@@ -41,12 +91,7 @@ pub fn export_line(record: &AuditRecord, quarantined: Option<&str>) -> serde_jso
             _ => line.push_str(&value.to_string()),
         }
     }
-    line.push_str(&exact);
-    if let Some(reason) = quarantined {
-        line = format!("{line},\"{QUARANTINED}\":{}", Value::from(reason));
-    }
-    line.push_str("}\n");
-    Ok(line)
+    Ok(line + &exact)
 }
 
 /// The record of a line.
@@ -73,7 +118,6 @@ pub fn parse_export_line(line: &str) -> serde_json::Result<AuditRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::chain;
     use crate::ops::sample;
 
     #[test]

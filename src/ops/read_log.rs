@@ -42,6 +42,8 @@ pub enum ReadCommand {
     RevealKey,
     /// A record with its proof.
     Prove,
+    /// A certificate of a range.
+    Certify,
     /// The last record of each stream.
     Heads,
     /// A check of the whole trail.

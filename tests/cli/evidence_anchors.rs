@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use gatepost::evidence::key::{SignatureType, VerifierKey};
+use gatepost::evidence::key::{SignatureType, SigningKey, VerifierKey};
 use gatepost::evidence::note::Note;
 use serde_json::json;
 use sqlx::Row as _;
@@ -193,10 +193,10 @@ async fn calls_are_refused_and_recorded_while_evidence_is_missing() {
 async fn a_configuration_of_evidence_that_cannot_work_is_refused() {
     let signing = Signing::new().await;
     let witness = |name: &str| {
-        let key = gatepost::evidence::key::SigningKey::generate(name, SignatureType::CosignatureEd25519).unwrap().0;
+        let key = SigningKey::generate(name, SignatureType::CosignatureEd25519).unwrap().0;
         format!("{{ url = 'https://w', key = '{}' }}", key.verifier())
     };
-    let log_key = gatepost::evidence::key::SigningKey::generate("w.example", SignatureType::Ed25519).unwrap().0;
+    let log_key = SigningKey::generate("w.example", SignatureType::Ed25519).unwrap().0;
     let long = "x".repeat(198);
     for (key, value, wanted) in [
         ("evidence.origin", format!("'{long}'"), "evidence.origin has 198 bytes, limit 197"),
@@ -227,4 +227,21 @@ async fn a_configuration_of_evidence_that_cannot_work_is_refused() {
     }
     let (code, _, stderr) = run(&signing.setup, &["config", "check"]);
     assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_never_answers_delays_no_stop() {
+    let mut signing = Signing::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let key = SigningKey::generate("w.example", SignatureType::CosignatureEd25519).unwrap().0;
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let witnesses = format!("[{{ url = '{url}', key = '{}' }}]", key.verifier());
+    signing.setup.set_toml("evidence.witnesses", &witnesses);
+    let gatepost = signing.setup.start();
+    // It is asked which checkpoint it has.
+    let (connection, _) = silent.accept().unwrap();
+    signing.call(&gatepost, 1).await;
+    signing.stop(gatepost);
+    signing.setup.wait_for_log("the last checkpoint was not stored or confirmed in time");
+    drop(connection);
 }

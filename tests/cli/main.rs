@@ -29,6 +29,7 @@ mod audit_match;
 mod audit_read;
 mod audit_retire;
 mod audit_verify;
+mod certificate;
 mod config;
 mod config_check;
 mod connect;

@@ -21,7 +21,7 @@ use gatepost::evidence::key::{SignatureType, SigningKey};
 use gatepost::evidence::note::Note;
 use gatepost::evidence::tree::{Edge, KnownNodes, TreeHead};
 use gatepost::notary::{
-    Anchor, AnchorClient, AnchorError, Largest, Notary, Records, Settings, Signed, Signer, Status, log_name,
+    Anchor, AnchorClient, AnchorError, History, Largest, Notary, Settings, Signed, Signer, Status, log_name,
 };
 use gatepost::witness::Witness;
 use gatepost::witness::client::{ClientError, Prover as _};
@@ -160,9 +160,8 @@ impl Outside {
         found
     }
 
-    fn error(sqlstate: Option<&str>) -> SinkError {
-        let (message, sqlstate) = ("no".to_owned(), sqlstate.map(str::to_owned));
-        SinkError { operation: "test", class: ErrorClass::Transient, sqlstate, message }
+    fn error() -> SinkError {
+        SinkError { operation: "test", class: ErrorClass::Transient, sqlstate: None, message: "no".to_owned() }
     }
 }
 
@@ -195,7 +194,7 @@ impl RunningNotary {
 impl CheckpointStore for Outside {
     async fn last_checkpoint(&mut self, _: GatewayId, log: Epoch) -> Result<Option<TreeHead>, SinkError> {
         if self.is_silent() {
-            return Err(Self::error(None));
+            return Err(Self::error());
         }
         let seen = self.seen();
         let of_log = seen.stored.iter().filter(|(of, _)| *of == log).map(|(_, head)| *head);
@@ -210,19 +209,27 @@ impl CheckpointStore for Outside {
         Ok(KnownNodes::new(Edge::EMPTY, of_log.map(|position| position.hash.0).collect()))
     }
 
-    async fn store_checkpoint(&mut self, _: GatewayId, tree: &Tree, _: &str) -> Result<(), SinkError> {
+    async fn store_checkpoint(
+        &mut self,
+        _: GatewayId,
+        tree: &Tree,
+        _: &str,
+        known: Option<TreeHead>,
+    ) -> Result<Option<TreeHead>, SinkError> {
         let head = TreeHead { size: tree.size(), root: tree.root() };
         self.seen().notes.push((tree.log, head));
         if self.is_silent() {
-            return Err(Self::error(None));
+            return Err(Self::error());
         }
+        let is_answer_lost = self.is_silent();
         let mut seen = self.seen();
-        let mut of_log = seen.stored.iter().filter(|(log, _)| *log == tree.log);
-        if of_log.any(|(_, known)| known.size == head.size && known.root != head.root || known.size > head.size) {
-            return Err(Self::error(Some("GP004")));
+        let of_log = seen.stored.iter().filter(|(log, _)| *log == tree.log).map(|(_, head)| *head);
+        let last = of_log.max_by_key(|head| head.size);
+        let is_next = last == known && last.is_none_or(|last| head.size > last.size);
+        if is_next {
+            seen.stored.push((tree.log, head));
         }
-        seen.stored.push((tree.log, head));
-        Ok(())
+        if is_answer_lost { Err(Self::error()) } else { Ok(if is_next { Some(head) } else { last }) }
     }
 
     async fn confirm(&mut self, _: GatewayId, _: &Confirmation) -> Result<bool, SinkError> {
@@ -248,7 +255,7 @@ impl AnchorClient for Outside {
     async fn confirm<S: CheckpointStore>(
         &mut self,
         signed: &Signed,
-        mut records: Records<'_, S>,
+        mut records: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
         self.seen().notes.push((signed.log, signed.head));
         if self.is_silent() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use gatepost::evidence::key::SigningKey;
@@ -28,14 +28,7 @@ struct Bucket {
 
 type Shared = Arc<Mutex<Bucket>>;
 
-async fn answer(
-    State(bucket): State<Shared>,
-    method: Method,
-    uri: Uri,
-    Query(query): Query<BTreeMap<String, String>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn answer(State(bucket): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut bucket = bucket.lock();
     bucket.requests += 1;
     let authorization = headers["authorization"].to_str().unwrap();
@@ -53,6 +46,8 @@ async fn answer(
         return StatusCode::OK.into_response();
     }
     if key.is_empty() {
+        let url = url::Url::parse(&format!("http://x{uri}")).unwrap();
+        let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
         let after = &query["start-after"];
         let mut found = bucket.objects.keys().filter(|key| *key > after && key.starts_with(&query["prefix"]));
         let found = found.next().map_or_else(String::new, |key| format!("<Contents><Key>{key}</Key></Contents>"));

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -23,6 +24,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The lock, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
+
+/// Keeps the directory locked until it is dropped, also after the outbox itself is closed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hold(#[expect(dead_code, reason = "held only")] pub(super) Arc<Lock>);
 
 /// The lock could not be taken.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::file_number::FileNumber;
 use super::fs::{Fs, create_durable_dir};
 use super::generation::{Carried, FileMeta, FileSpan, Generation};
 use super::keep::Keep;
-use super::lock::{Lock, LockError};
+use super::lock::{Hold, Lock, LockError};
 use super::restore::{self, Restored};
 use super::stream_end::stream_end;
 use super::writer::{EpochStart, Outbox};
@@ -66,7 +66,7 @@ pub struct Opening {
     pub keep: Option<Keep>,
     dir: PathBuf,
     fs: Arc<dyn Fs>,
-    lock: Lock,
+    lock: Arc<Lock>,
     numbers: Vec<FileNumber>,
     last_number: FileNumber,
     /// Damaged files of which nothing can be read. They are in `quarantine/` and still in the directory.
@@ -136,7 +136,7 @@ impl Opening {
             keep: None,
             dir: dir.to_owned(),
             fs,
-            lock,
+            lock: Arc::new(lock),
             numbers,
             last_number,
             unreadable,
@@ -144,6 +144,12 @@ impl Opening {
             wants_new_log,
             carried: ended.carried,
         })
+    }
+
+    /// Keeps the directory locked for those who use it after the outbox.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        Hold(Arc::clone(&self.lock))
     }
 
     /// The directory.

@@ -60,14 +60,14 @@ pub struct Outbox {
     ballast: Ballast,
     /// Room for the first file of an epoch that begins on a full disk.
     reserve: Ballast,
-    _lock: Lock,
+    _lock: Arc<Lock>,
 }
 
 /// The state from which a new epoch begins.
 pub(super) struct EpochStart {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
-    pub(super) lock: Lock,
+    pub(super) lock: Arc<Lock>,
     /// The files of earlier epochs, oldest first.
     pub(super) numbers: Vec<FileNumber>,
     /// The highest number that was ever used.

@@ -31,6 +31,32 @@ const HASHES: &str = "SELECT r.hash FROM (
         UNION ALL SELECT epoch, seq, hash FROM {quarantine}
         WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq";
 
+/// Checkpoints that a witness had signed at a time, the newest first.
+const WITNESSED_BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND ($2::bigint IS NULL OR c.log = $2)
+    AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size
+        AND a.kind = 'witness' AND a.first_at <= $3) ORDER BY c.log DESC, c.size DESC LIMIT $4";
+
+/// Checkpoints that a witness signed since a time, the oldest first.
+const WITNESSED_AFTER: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND ($2::bigint IS NULL OR c.log = $2)
+    AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size
+        AND a.kind = 'witness' AND a.last_at >= $3) ORDER BY c.log, c.size LIMIT $4";
+
+/// Most checkpoints among which one is looked for. *Derived*: a checkpoint each 10 s for twice [`CLOCKS_DIFFER`].
+const CANDIDATES_MAX: i64 = 120;
+
+/// The difference of the clocks of witnesses and the database, in microseconds. *Chosen*: a gateway takes no signature
+/// whose time is more than 5 min away from its own clock.
+const CLOCKS_DIFFER: i64 = 600_000_000;
+
+/// A side of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Before it, from the newest to the oldest.
+    Before,
+    /// After it, from the oldest to the newest.
+    After,
+}
+
 /// A checkpoint in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCheckpoint {
@@ -99,6 +125,32 @@ impl<'c> LogReading<'c> {
         self.with_anchors(row).await
     }
 
+    /// The checkpoints that witnesses signed around `time` or on that side of it, the nearest first, of one log or all.
+    /// The times are those of the database's clock: the signatures have their own.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn witnessed(
+        &mut self,
+        log: Option<Epoch>,
+        side: Side,
+        time: Timestamp,
+    ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
+        let (which, slack) = match side {
+            Side::Before => (WITNESSED_BEFORE, CLOCKS_DIFFER),
+            Side::After => (WITNESSED_AFTER, -CLOCKS_DIFFER),
+        };
+        let limit = Timestamp::from_micros(time.micros().saturating_add(slack)).to_datetime();
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {which}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(log.map(|log| bigint(log.0)));
+        let rows = query.bind(limit).bind(CANDIDATES_MAX).fetch_all(&mut *self.reading.transaction).await?;
+        let mut found = Vec::new();
+        for row in rows {
+            found.extend(self.with_anchors(Some(row)).await?);
+        }
+        Ok(found)
+    }
+
     /// The last checkpoint of the log that does not cover the record at `place`.
     ///
     /// # Errors
@@ -158,6 +210,18 @@ impl<'c> LogReading<'c> {
         }
         Ok(Some(checkpoint))
     }
+}
+
+/// The gateways of which there are checkpoints.
+///
+/// # Errors
+/// As for [`LogReading::begin`].
+pub async fn signing_gateways(connection: &mut Connection) -> Result<Vec<GatewayId>, sqlx::Error> {
+    let mut reading = Reading::begin(connection).await?;
+    let sql = reading.sql("SELECT DISTINCT gateway_id FROM {checkpoint} ORDER BY gateway_id");
+    let ids: Vec<uuid::Uuid> = sql::query_scalar(sql).fetch_all(&mut *reading.transaction).await?;
+    reading.end().await?;
+    Ok(ids.into_iter().map(GatewayId).collect())
 }
 
 fn checkpoint(row: &PgRow) -> Result<StoredCheckpoint, sqlx::Error> {

@@ -7,9 +7,6 @@ use crate::audit::record::{Epoch, GatewayId};
 use crate::audit::tree::Tree;
 use crate::evidence::tree::{KnownNodes, TreeHead};
 
-/// The SQLSTATE of a checkpoint that contradicts a stored one. *Spec*: `migrations/0001_audit.sql`.
-const CONTRADICTION: &str = "GP004";
-
 /// A kind of anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnchorKind {
@@ -75,17 +72,18 @@ pub trait CheckpointStore: Send + 'static {
         size: u64,
     ) -> impl Future<Output = Result<KnownNodes, SinkError>> + Send;
 
-    /// Stores the checkpoint of `tree`, which has the signed text `note`. Storing it again changes nothing.
+    /// Stores the checkpoint of `tree`, which has the signed text `note`, if it is larger than the last one of the log,
+    /// and that is the `known` one. Returns the last one afterwards: another one if this one was not stored.
     ///
     /// # Errors
-    /// See [`SinkError`]. [`SinkError::is_contradiction`] if the database has another checkpoint of this size, or a
-    /// larger one and not this one; nothing was stored.
+    /// See [`SinkError`]; the checkpoint may be stored.
     fn store_checkpoint(
         &mut self,
         gateway_id: GatewayId,
         tree: &Tree,
         note: &str,
-    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+        known: Option<TreeHead>,
+    ) -> impl Future<Output = Result<Option<TreeHead>, SinkError>> + Send;
 
     /// Stores what an anchor said. Returns false if the database does not have the checkpoint.
     ///
@@ -96,12 +94,4 @@ pub trait CheckpointStore: Send + 'static {
         gateway_id: GatewayId,
         confirmation: &Confirmation,
     ) -> impl Future<Output = Result<bool, SinkError>> + Send;
-}
-
-impl SinkError {
-    /// Returns true if a stored checkpoint contradicts the one that was to be stored.
-    #[must_use]
-    pub fn is_contradiction(&self) -> bool {
-        self.sqlstate.as_deref() == Some(CONTRADICTION)
-    }
 }

@@ -1,6 +1,6 @@
 //! `gatepost audit prove`: a record, and the proof that it is in its gateway's log, which reveals no other record.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use crate::cli::trail;
 use crate::config::Config;
 use crate::counts::plural;
 use crate::evidence::checkpoint::Checkpoint;
+use crate::evidence::cosignature::{UnixTime, stated_time};
 use crate::evidence::note::Note;
 use crate::evidence::proof::LogProof;
 use crate::evidence::signature::Signature;
@@ -122,35 +123,47 @@ async fn proof(
     if nodes.whole_edge().root() != to.head.root {
         bail!("the records in the database do not give the signed root: one was changed; see gatepost audit verify");
     }
-    let note = signed_note(&to)?;
-    if Checkpoint::parse(note.text())?.head() != to.head {
-        bail!("the note in audit_checkpoint is of another tree than its row: it was changed");
-    }
+    let (note, _) = signed_note(&to, |_| true)?;
     let index = nodes.index_of(&position.hash.0).context("the record is not where its place says")?;
     let hashes = prove::inclusion(index, to.head.size, &mut nodes)?;
     Ok((LogProof { index, hashes, note, extra: None }, to))
 }
 
-/// The note with the signatures of its log and of its witnesses.
-fn signed_note(checkpoint: &StoredCheckpoint) -> anyhow::Result<Note> {
+/// The note with the signatures of its log, and of each witness the first one whose time is wanted.
+pub(super) fn signed_note(
+    checkpoint: &StoredCheckpoint,
+    is_wanted: impl Fn(UnixTime) -> bool,
+) -> anyhow::Result<(Note, Vec<(String, UnixTime)>)> {
     let note = Note::parse(checkpoint.note.as_bytes()).context("the note in audit_checkpoint")?;
-    let mut signatures = note.signatures().to_vec();
+    if Checkpoint::parse(note.text())?.head() != checkpoint.head {
+        bail!("the note in audit_checkpoint is of another tree than its row: it was changed");
+    }
+    let (mut signatures, mut times) = (note.signatures().to_vec(), Vec::new());
     for anchor in checkpoint.anchors.iter().filter(|anchor| is_witness(&anchor.kind)) {
-        let text = str::from_utf8(&anchor.first.0).unwrap_or_default();
-        for line in text.lines() {
-            let signature = Signature::parse(line);
-            signatures.push(signature.with_context(|| format!("the signature of {} in audit_anchor", anchor.name))?);
+        for proof in [&anchor.first.0, &anchor.last.0] {
+            let text = str::from_utf8(proof).unwrap_or_default();
+            let parsed: Option<Vec<_>> = text.lines().map(Signature::parse).collect();
+            let parsed = parsed.with_context(|| format!("the signature of {} in audit_anchor", anchor.name))?;
+            // A witness with several keys signs with all at one time.
+            if let Some(time) = parsed.first().and_then(stated_time).filter(|time| is_wanted(*time)) {
+                signatures.extend(parsed);
+                times.push((anchor.name.clone(), time));
+                break;
+            }
         }
     }
-    Ok(Note::new(note.text().to_owned(), signatures)?)
+    Ok((Note::new(note.text().to_owned(), signatures)?, times))
 }
 
 fn is_witness(kind: &str) -> bool {
     kind == AnchorKind::Witness.name()
 }
 
-/// Writes a file that does not exist yet. Records are not for everybody.
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+    new_file(path)?.write_all(text.as_bytes())
+}
+
+/// A file that did not exist. Records are not for everybody.
+pub(super) fn new_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

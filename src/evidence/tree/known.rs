@@ -31,15 +31,6 @@ impl KnownNodes {
         self.records.push(record);
     }
 
-    /// Moves the smaller tree forward, so that at most `count` records are after it.
-    pub fn keep_last(&mut self, count: usize) {
-        let first = self.records.len().saturating_sub(count);
-        for record in self.records.drain(..first) {
-            // Full only after more records than seqs have numbers.
-            self.edge.push(&record, |_, _, _| {}).ok();
-        }
-    }
-
     /// The number of records in the tree.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -139,17 +130,6 @@ mod tests {
                     verify_consistency(head(old), head(new), &proof).unwrap();
                 }
             }
-        }
-    }
-
-    #[test]
-    fn the_smaller_tree_moves_forward() {
-        let mut nodes = KnownNodes::new(Edge::default(), Vec::new());
-        for index in 0..50 {
-            nodes.push(record(index));
-            nodes.keep_last(7);
-            assert_eq!((nodes.size(), nodes.base()), (index + 1, (index + 1).saturating_sub(7)));
-            assert_eq!(nodes.whole_edge(), edge(index + 1));
         }
     }
 }
