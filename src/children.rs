@@ -8,7 +8,6 @@
 //! were started here: the runtime waits for those.
 
 mod orphans;
-mod output;
 mod own_children;
 
 use std::io;
@@ -18,7 +17,6 @@ use std::sync::mpsc;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 pub use orphans::reap_orphans;
-pub use output::{Run, RunError, output, output_until};
 use own_children::OwnChild;
 use parking_lot::Mutex;
 use tokio::process::{Child, Command};

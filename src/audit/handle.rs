@@ -93,8 +93,8 @@ pub enum UnavailableError {
     /// The scribe panicked, which is a bug in Gatepost. Every call is refused until a restart.
     #[error("the audit pipeline has failed; restart the gateway")]
     Failed,
-    /// A checkpoint cannot be signed, or is not confirmed for too long, and `evidence.on_failure` is `refuse`. Nothing was
-    /// recorded.
+    /// A checkpoint cannot be signed, or is not confirmed for too long, and `evidence.on_failure` is `refuse`. Nothing
+    /// was recorded.
     #[error("evidence of the trail is missing, and evidence.on_failure is \"refuse\"")]
     NoEvidence,
     /// The gateway is stopping. A call that it had not begun is not recorded: the epoch's closing record is already

@@ -34,7 +34,7 @@ const RESERVED_ISSUERS: [&str; 2] = ["static", "mtls"];
 const SUBJECT_KINDS: [&str; 3] = ["uri:", "dns:", "cn:"];
 
 /// Takes the key and message of an error.
-pub(super) type Report<'a> = &'a mut dyn FnMut(&str, String);
+type Report<'a> = &'a mut dyn FnMut(&str, String);
 
 /// Checks everything that involves more than one setting.
 pub(super) fn check(config: &Config, report: Report<'_>) {

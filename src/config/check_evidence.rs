@@ -1,8 +1,10 @@
 //! Rules of `[evidence]` that concern more than one setting.
 
-use super::check::Report;
 use super::sections::Config;
 use crate::evidence::key::{NAME_BYTES_MAX, SignatureType, VerifierKey, checked_name};
+
+/// Takes the key and message of an error.
+type Report<'a> = &'a mut dyn FnMut(&str, String);
 
 /// The most bytes that follow the origin in a log's name: a UUID and an epoch, each after a slash.
 const SUFFIX_BYTES_MAX: usize = 36 + 20 + 2;

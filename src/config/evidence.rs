@@ -88,7 +88,7 @@ pub struct Bucket {
     pub access_key_id: String,
     /// File with the access key.
     pub secret_key_file: PathBuf,
-    /// Whether an object without a lock counts as none.
+    /// True if an object counts only under a lock.
     #[serde(default = "always")]
     pub require_lock: bool,
     /// The shortest time between two objects.

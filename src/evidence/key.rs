@@ -88,7 +88,7 @@ pub enum KeyError {
     #[error("this is not a secret key: it must have the form {PRIVATE}NAME+ID+KEY, on one line")]
     SecretForm,
     /// The text is not a public key in PEM.
-    #[error("this is not an Ed25519 public key in PEM, as `openssl pkey -pubout` writes one")]
+    #[error("this is not an Ed25519 public key in PEM: `openssl pkey -pubout` writes one")]
     PemForm,
     /// The name is empty, too long, or has characters that a name cannot have.
     #[error("key name {name}: it must have 1 to {NAME_BYTES_MAX} bytes, without spaces, control characters and '+'")]

@@ -83,7 +83,7 @@ pub enum TimeStampError {
     #[error("the token is an answer to another request: its nonce is another one")]
     Nonce,
     /// The token has no certificate of a time-stamp authority.
-    #[error("the token has no certificate that may sign time stamps: nobody could verify it")]
+    #[error("the token has no certificate that may sign time stamps: it could not be verified")]
     NoCertificate,
     /// The certificate was not valid at the time in the token.
     #[error("the certificate of the time-stamp authority was not valid at the time in the token: it ended {end}")]

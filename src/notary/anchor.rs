@@ -9,7 +9,7 @@ use super::time_stamp::TimeStampAnchorError;
 use crate::audit::record::GatewayId;
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
-use crate::children::RunError;
+use crate::command::RunError;
 use crate::evidence::tree::{Hash, KnownNodes, TreeHead, prove};
 use crate::witness::client::{ClientError, Prover};
 
@@ -121,7 +121,7 @@ pub struct History<'a, S> {
 }
 
 impl<S> History<'_, S> {
-    /// Whether the log's tree is known to be another one than that of `head`.
+    /// Returns true if the log's tree is known to be another one than that of `head`.
     #[must_use]
     pub fn contradict(&self, head: TreeHead) -> bool {
         let own = self.signed.head;
@@ -163,4 +163,65 @@ impl<S: CheckpointStore> Prover for History<'_, S> {
 fn extend(nodes: &mut KnownNodes, recent: &KnownNodes) {
     let known = usize::try_from(nodes.size().saturating_sub(recent.base())).unwrap_or(usize::MAX);
     recent.records().iter().skip(known).for_each(|hash| nodes.push(*hash));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::{Digest, Epoch, Seq, StreamPosition};
+    use crate::audit::sink::SinkError;
+    use crate::audit::sink::checkpoints::Confirmation;
+    use crate::audit::tree::Tree;
+    use crate::evidence::tree::Edge;
+
+    /// A database that has these hashes.
+    struct Hashes(Vec<[u8; 32]>);
+
+    impl CheckpointStore for Hashes {
+        async fn last_checkpoint(&mut self, _: GatewayId, _: Epoch) -> Result<Option<TreeHead>, SinkError> {
+            Ok(None)
+        }
+
+        async fn known_nodes(&mut self, _: GatewayId, _: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
+            Ok(KnownNodes::new(Edge::EMPTY, self.0.clone()))
+        }
+
+        async fn store_checkpoint(
+            &mut self,
+            _: GatewayId,
+            _: &Tree,
+            _: &str,
+            known: Option<TreeHead>,
+        ) -> Result<Option<TreeHead>, SinkError> {
+            Ok(known)
+        }
+
+        async fn confirm(&mut self, _: GatewayId, _: &Confirmation) -> Result<bool, SinkError> {
+            Ok(true)
+        }
+    }
+
+    #[tokio::test]
+    async fn no_proof_is_made_from_a_database_that_was_changed() {
+        let (gateway_id, mut tree, mut hashes) = (GatewayId(uuid::Uuid::nil()), Tree::begin(Epoch(1)), Vec::new());
+        for seq in 1..=9 {
+            let (prev_hash, hash) = (Digest::ZERO, Digest([u8::try_from(seq).unwrap(); 32]));
+            tree.push(&StreamPosition { gateway_id, epoch: Epoch(1), seq: Seq(seq), prev_hash, hash });
+            hashes.push(hash.0);
+        }
+        let head = TreeHead { size: 9, root: tree.root() };
+        let signed = Signed { log: Epoch(1), head, note: String::new() };
+        let stored = StoredTree::of(tree);
+        let mut prove = async |hashes: Vec<[u8; 32]>| {
+            let mut store = Hashes(hashes);
+            let mut history = History { gateway_id, tree: &stored, store: Some(&mut store), signed: &signed };
+            history.prove(4).await.map_err(|error| error.to_string())
+        };
+        assert!(prove(hashes.clone()).await.is_ok());
+        let missing = prove(hashes[..7].to_vec()).await.unwrap_err();
+        assert!(missing.contains("those of the first 7 records"), "{missing}");
+        hashes[6][0] ^= 1;
+        let changed = prove(hashes).await.unwrap_err();
+        assert!(changed.contains("do not give the signed root"), "{changed}");
+    }
 }

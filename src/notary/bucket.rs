@@ -1,4 +1,4 @@
-//! A bucket (S3) as an anchor: each checkpoint is an object that nobody can replace, if the bucket has a lock.
+//! A bucket (S3) as an anchor: each checkpoint is an object that cannot be replaced, if the bucket has a lock.
 //!
 //! ```text
 //! key       LOG/SIZE.note, the size in 20 digits
@@ -53,7 +53,7 @@ pub struct BucketSettings {
     pub secret: Zeroizing<String>,
     /// The shortest time between two objects.
     pub interval: Duration,
-    /// Whether an object without a lock counts.
+    /// True if an object counts only under a lock.
     pub needs_lock: bool,
     /// The keys of the log, under any name.
     pub verifiers: Vec<VerifierKey>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
-use crate::children::{self, Run};
+use crate::command::{self, Run};
 
 /// The longest run. *Chosen*: it may ask a server, and the next checkpoint waits for it.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,6 +50,6 @@ impl AnchorClient for CommandAnchor {
             output_bytes_max: OUTPUT_BYTES_MAX,
             timeout: TIMEOUT,
         };
-        Ok(children::output(run).await?)
+        Ok(command::output(run).await?)
     }
 }

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
-use crate::children::{self, Run, RunError};
+use crate::command::{self, Run, RunError};
 use crate::evidence::checkpoint::{Checkpoint, CheckpointError};
 use crate::evidence::cosignature::{self, SignError, UnixTime};
 use crate::evidence::key::{KeyError, SigningKey, VerifierKey};
@@ -150,7 +150,7 @@ impl SignCommand {
             output_bytes_max: OUTPUT_BYTES_MAX,
             timeout: COMMAND_TIMEOUT,
         };
-        let printed = children::output(run).await?;
+        let printed = command::output(run).await?;
         let program = || self.words.first().cloned().unwrap_or_default();
         let bytes = BASE64_STANDARD.decode(printed.trim_ascii()).ok().filter(|bytes| bytes.len() == SIGNATURE_BYTES);
         let bytes = bytes.ok_or_else(|| SignerError::Output { program: program() })?;

@@ -266,8 +266,8 @@ async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl Chec
     memory.check(tree, last.map(|head| ("Postgres", head))).map_err(Refusal::Contradiction)
 }
 
-/// Compares with what the anchors have of the log of `tree`, which is called `name`. All are asked at once. One that has
-/// a checkpoint of the log must answer; that another one has none says nothing, unless all of them say so.
+/// Compares with what the anchors have of the log of `tree`, which is called `name`. All are asked at once. One that
+/// has a checkpoint of the log must answer; that another one has none says nothing, unless all of them say so.
 async fn compare_with_anchors<A: AnchorClient, S>(
     memory: &Memory,
     tree: &Tree,

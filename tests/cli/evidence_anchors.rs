@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::Row as _;
 
 use crate::common::command;
-use crate::common::gatepost::{Gatepost, Setup};
+use crate::common::gatepost::{BINARY, Gatepost, Setup};
 use crate::common::mcp::Era;
 use crate::common::tsa::Tsa;
 use crate::common::wait::{SOON, until_async};
@@ -121,8 +121,9 @@ fn openssl_key(setup: &Setup, name: &str) -> (PathBuf, VerifierKey) {
     command::run(Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&key));
     command::run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
     let public = public.display().to_string();
-    let (code, stdout, stderr) = run(setup, &["evidence", "show", &public, "--name", ORIGIN]);
-    assert_eq!(code, Some(0), "{stderr}");
+    let output = Command::new(BINARY).args(["evidence", "show", &public, "--name", ORIGIN]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}");
     let verifier = stdout.lines().find_map(|line| line.strip_prefix("verifier key: ")).unwrap();
     let script = documented("# sign-checkpoint", &[("/etc/gatepost/log.key", key.to_str().unwrap())]);
     (program(setup, name, &script), VerifierKey::parse(verifier).unwrap())
@@ -199,9 +200,9 @@ async fn a_configuration_of_evidence_that_cannot_work_is_refused() {
     let log_key = SigningKey::generate("w.example", SignatureType::Ed25519).unwrap().0;
     let long = "x".repeat(198);
     for (key, value, wanted) in [
-        ("evidence.origin", format!("'{long}'"), "evidence.origin has 198 bytes, limit 197"),
+        ("evidence.origin", format!("'{long}'"), "evidence.origin: has 198 bytes, limit 197"),
         ("evidence.origin", "'example.com/a+b'".to_owned(), "evidence.origin"),
-        ("evidence.sign_command", "['sign']".to_owned(), "evidence.sign_command excludes evidence.key_file"),
+        ("evidence.sign_command", "['sign']".to_owned(), "evidence.sign_command: excludes evidence.key_file"),
         ("evidence.verifier_key", format!("'{}'", log_key.verifier()), "has no effect without evidence.sign_command"),
         (
             "evidence.witnesses",

@@ -92,8 +92,8 @@ pub(crate) fn create_durable_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Replaces the file at `path`, or makes it, whole and durably. The contents are first written to a file beside it whose
-/// extension is `new`; a symbolic link at either path is not followed.
+/// Replaces the file at `path`, or makes it, whole and durably. The contents are first written to a file beside it with
+/// the extension `new`; a symbolic link at either path is not followed.
 ///
 /// # Errors
 /// Any I/O error. The file has its old contents or the new ones, and another attempt may succeed.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::children::{self, Run, RunError};
+use crate::command::{self, Run, RunError};
 
 /// Longest run of a command. *Chosen*: it may ask a server, and clients wait a minute for a server's start.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ impl fmt::Debug for TokenSource {
 async fn output(words: &[String], withheld: &[String], limit: impl Future<Output = ()>) -> Result<String, TokenError> {
     let program = words.first().cloned().unwrap_or_default();
     let run = Run { words, withheld, input: None, output_bytes_max: OUTPUT_BYTES_MAX, timeout: COMMAND_TIMEOUT };
-    let printed = match children::output_until(run, limit).await {
+    let printed = match command::output_until(run, limit).await {
         Err(RunError::TooLong { .. }) => return Err(TokenError::Output { program }),
         printed => printed?,
     };

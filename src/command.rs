@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
+use crate::children;
+
 /// Variables that begin so are the gateway's, and some are secrets: a command does not get them.
 const OWN_PREFIX: &str = "GATEPOST_";
 
@@ -100,7 +102,7 @@ pub async fn output_until(run: Run<'_>, limit: impl Future<Output = ()>) -> Resu
             command.env_remove(variable);
         }
     }
-    let mut child = super::start_group(command).await.map_err(failed)?;
+    let mut child = children::start_group(command).await.map_err(failed)?;
     // Processes that it leaves behind, or that it still is.
     let group = child.group.take();
     let (stdin, stdout) = (child.process.stdin.take(), child.process.stdout.take());
