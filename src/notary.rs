@@ -15,6 +15,7 @@ mod client;
 mod command;
 mod database;
 mod memory;
+mod records;
 mod signer;
 mod status;
 mod task;

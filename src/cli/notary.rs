@@ -91,7 +91,8 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
         anchor_max_age: config.evidence.anchor_max_age,
         gate: pipeline.audit().gate().filter(|_| config.evidence.on_failure == OnMissing::Refuse),
     };
-    let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store, anchors(config, &verifiers)?);
+    let (notary, status) =
+        Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, anchors(config, &verifiers)?);
     let stop = CancellationToken::new();
     let task = tokio::spawn(notary.run(stop.clone()));
     Ok(RunningNotary { status, stop, task, _hold: pipeline.hold() })

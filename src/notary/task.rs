@@ -14,8 +14,10 @@ use super::anchor::{Anchor, AnchorClient, Largest};
 use super::anchors::{AnchorTask, Contradiction, Published};
 use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
+use super::records::Records;
 use super::signer::Signer;
 use super::status::{Anchored, Status};
+use crate::audit::Audit;
 use crate::audit::Gate;
 use crate::audit::outbox::fs::Fs;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
@@ -69,6 +71,7 @@ pub struct Notary<A, S> {
     anchors: Vec<Anchor<A, S>>,
     published: watch::Sender<Published>,
     memory: Result<Memory, MemoryError>,
+    records: Records,
     status: Status,
     /// The log whose checkpoints were compared with those of others since the start.
     compared: Option<Epoch>,
@@ -77,18 +80,25 @@ pub struct Notary<A, S> {
 }
 
 impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
-    /// A notary of the log whose stored records are in `tree`. It stores checkpoints in `store`, if there is one, and
-    /// sends them to `anchors`.
+    /// A notary of the log whose stored records are in `tree`. It records what it does by `audit`, stores
+    /// checkpoints in `store`, if there is one, and sends them to `anchors`.
     #[must_use]
-    pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, anchors: Vec<Anchor<A, S>>) -> (Self, Status) {
-        let memory = Memory::read(Arc::clone(&settings.fs), &settings.dir);
+    pub fn new(
+        settings: Settings,
+        audit: Audit,
+        tree: StoredTree,
+        store: Option<S>,
+        anchors: Vec<Anchor<A, S>>,
+    ) -> (Self, Status) {
+        let (memory, records) = (Memory::read(Arc::clone(&settings.fs), &settings.dir), Records::new(audit));
         let database = store.map(|store| Database::new(store, settings.gateway_id));
         let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
         let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
-        let notary = Self { settings, tree, database, anchors, published, memory, status, compared, published_at };
+        let notary =
+            Self { settings, tree, database, anchors, published, memory, records, status, compared, published_at };
         (notary, watched)
     }
 
@@ -107,6 +117,8 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             if self.is_due(&tree) {
                 self.publish(&tree).await;
             }
+            let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
+            self.records.checkpoint(tree.log, last, &self.status.get()).await;
             self.set_gate();
         }
         let tree = self.tree.get();
@@ -220,6 +232,8 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
             compare_with_anchors(memory, tree, &self.anchors, &name).await?;
             self.compared = Some(tree.log);
+            let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
+            self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
         if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {

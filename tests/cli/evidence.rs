@@ -47,10 +47,10 @@ pub struct Signing {
 /// A checkpoint in the database.
 pub struct Stored {
     pub gateway: Uuid,
-    log: i64,
-    size: i64,
-    epoch: i64,
-    root: Vec<u8>,
+    pub log: i64,
+    pub size: i64,
+    pub epoch: i64,
+    pub root: Vec<u8>,
     pub note: String,
 }
 
@@ -86,6 +86,14 @@ impl Signing {
             note: row.get(5),
         };
         rows.into_iter().map(checkpoint).collect()
+    }
+
+    /// Waits until a record is delivered.
+    pub async fn all_delivered(&self) {
+        until_async("a record is delivered", SOON, async || {
+            sqlx::query_scalar("SELECT count(*) > 0 FROM audit_log").fetch_one(&self.pool).await.unwrap_or(false)
+        })
+        .await;
     }
 
     /// Waits until a checkpoint covers all records that are delivered now.
@@ -124,7 +132,7 @@ impl Signing {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     command::run(Command::new("cp").arg("-a").arg(from).arg(to));
 }
 
@@ -259,8 +267,10 @@ pub struct Witnessing {
     dir: tempfile::TempDir,
     pub secret: String,
     pub log: VerifierKey,
+    /// Further logs, or keys of the log.
+    pub others: Vec<VerifierKey>,
     address: SocketAddr,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 impl Witnessing {
@@ -274,17 +284,33 @@ impl Witnessing {
         let witnesses = format!("[{{ url = \"http://{address}\", key = \"{}\" }}]", key.verifier());
         signing.setup.set("audit.gateway_id", &gateway.to_string()).set_toml("evidence.witnesses", &witnesses);
         let log = SigningKey::parse_named(&signing.secret, &format!("{ORIGIN}/{gateway}")).unwrap();
-        Self { dir, secret: secret.to_string(), log: log.verifier().clone(), address, stop: CancellationToken::new() }
+        let (secret, log, others) = (secret.to_string(), log.verifier().clone(), Vec::new());
+        Self { dir, secret, log, others, address, stop: CancellationToken::new() }
     }
 
     pub async fn start(&mut self) {
         self.stop = CancellationToken::new();
         let key = SigningKey::parse(&self.secret).unwrap();
         let store = Store::open(Arc::new(DiskFs), self.dir.path(), &[key.verifier()]).unwrap();
-        let witness = Arc::new(Witness::new(vec![key], vec![self.log.clone()], store));
-        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        let logs = [&[self.log.clone()][..], &self.others].concat();
+        let witness = Arc::new(Witness::new(vec![key], logs, store));
+        // An earlier one may not have ended yet.
+        let listener = loop {
+            match tokio::net::TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         let listener = CountedListener { listener, failures: AcceptFailures::default() };
         tokio::spawn(serve_router(listener, router(witness), 16, self.stop.clone()));
+    }
+
+    /// Waits until nothing answers at its address any more.
+    pub async fn stopped(&self) {
+        until_async("the witness does not answer", SOON, async || {
+            tokio::net::TcpStream::connect(self.address).await.is_err()
+        })
+        .await;
     }
 
     /// Those who trust the log's key, and need this witness.
@@ -395,7 +421,7 @@ async fn a_witness_tells_that_outbox_and_database_were_set_back() {
 }
 
 /// What the verifier says that knows only the specification: its exit code and its output.
-fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
+pub fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
     let files = [("policy", policy), ("record.json", record), ("record.tlog-proof", proof)];
     let mut command = Command::new(python_program("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("verify/gatepost_verify.py"));

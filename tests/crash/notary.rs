@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use gatepost::audit::Audit;
 use gatepost::audit::outbox::fs::Fs;
 use gatepost::audit::record::{Epoch, GatewayId, Seq, Status as CallStatus};
 use gatepost::audit::scribe::StoredTree;
@@ -115,7 +116,7 @@ impl Outside {
             gate: None,
         };
         let anchor = Anchor { name: "w".to_owned(), client: self.clone(), store: Some(self.clone()) };
-        let (notary, status) = Notary::new(settings, tree, Some(self.clone()), vec![anchor]);
+        let (notary, status) = Notary::new(settings, Audit::disabled(), tree, Some(self.clone()), vec![anchor]);
         let stop = CancellationToken::new();
         let task = runtime.spawn(notary.run(stop.clone()));
         RunningNotary { outside: self.clone(), status, stop, task }
