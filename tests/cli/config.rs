@@ -51,6 +51,16 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
                 ("auth.issuers[]", key) => {
                     format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
                 }
+                ("evidence.time_stamps[]", key) => {
+                    format!("[[evidence.time_stamps]]\nname = \"a\"\nurl = \"http://a\"\n{key} = {value}")
+                }
+                ("evidence.commands[]", key) => {
+                    format!("[[evidence.commands]]\nname = \"a\"\ncommand = [\"a\"]\n{key} = {value}")
+                }
+                ("evidence.buckets[]", key) => {
+                    let bucket = "name = \"a\"\nurl = \"https://a\"\nregion = \"a\"\naccess_key_id = \"a\"";
+                    format!("[[evidence.buckets]]\n{bucket}\nsecret_key_file = \"a\"\n{key} = {value}")
+                }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };
             let with = parse(&text).unwrap_or_else(|errors| panic!("{}: {errors:?}", spec.path));
