@@ -457,33 +457,40 @@ BEGIN
     WHERE c.gateway_id = gateway AND c.log = of_log ORDER BY c.size DESC LIMIT 1;
 END $body$;
 
--- The hashes from which a gateway proves to a witness that its log continues: those of the delivered records after the
--- largest checkpoint of at most "wanted" records, and that checkpoint. At most 2^20 hashes.
-CREATE FUNCTION @schema@.gatepost_hashes(gateway uuid, of_log bigint, wanted bigint, OUT base_size bigint,
-    OUT base_edge bytea, OUT hashes bytea[])
+-- The hashes from which a gateway proves to a witness that its log continues: those of the delivered records after a
+-- place, in order, at most 2^16, and the place of the last one. If the place is NULL, it is that of the largest checkpoint
+-- of at most "wanted" records, which is returned too.
+CREATE FUNCTION @schema@.gatepost_hashes(gateway uuid, of_log bigint, wanted bigint, after_epoch bigint, after_seq bigint,
+    OUT base_size bigint, OUT base_edge bytea, OUT hashes bytea[], OUT last_epoch bigint, OUT last_seq bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
-DECLARE
-    base_epoch bigint;
-    base_seq bigint;
 BEGIN
     PERFORM @schema@.gatepost_check_gateway(gateway);
-    SELECT c.size, c.edge, c.epoch, c.seq INTO base_size, base_edge, base_epoch, base_seq
-    FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway AND c.log = of_log AND c.size <= wanted
-    ORDER BY c.size DESC LIMIT 1;
-    IF base_size IS NULL THEN
-        base_size := 0;
-        base_edge := '';
-        base_epoch := of_log;
-        base_seq := 0;
+    last_epoch := after_epoch;
+    last_seq := after_seq;
+    IF after_epoch IS NULL THEN
+        SELECT c.size, c.edge, c.epoch, c.seq INTO base_size, base_edge, last_epoch, last_seq
+        FROM @schema@.audit_checkpoint c WHERE c.gateway_id = gateway AND c.log = of_log AND c.size <= wanted
+        ORDER BY c.size DESC LIMIT 1;
+        IF base_size IS NULL THEN
+            base_size := 0;
+            base_edge := '';
+            last_epoch := of_log;
+            last_seq := 0;
+        END IF;
     END IF;
-    hashes := ARRAY(SELECT r.hash FROM (
-        SELECT l.epoch, l.seq, l.hash FROM @schema@.audit_log l
-        WHERE l.gateway_id = gateway AND (l.epoch, l.seq) > (base_epoch, base_seq)
-        UNION ALL SELECT q.epoch, q.seq, q.hash FROM @schema@.audit_quarantine q
-        WHERE q.gateway_id = gateway AND (q.epoch, q.seq) > (base_epoch, base_seq)
-        UNION ALL SELECT h.epoch, h.seq, h.hash FROM @schema@.audit_retired_hash h
-        WHERE h.gateway_id = gateway AND (h.epoch, h.seq) > (base_epoch, base_seq)) r
-        ORDER BY r.epoch, r.seq LIMIT 1048576);
+    SELECT array_agg(r.hash ORDER BY r.epoch, r.seq), (array_agg(r.epoch ORDER BY r.epoch DESC, r.seq DESC))[1],
+        (array_agg(r.seq ORDER BY r.epoch DESC, r.seq DESC))[1]
+    INTO hashes, after_epoch, after_seq FROM (
+        SELECT a.epoch, a.seq, a.hash FROM (
+            SELECT l.epoch, l.seq, l.hash FROM @schema@.audit_log l
+            WHERE l.gateway_id = gateway AND (l.epoch, l.seq) > (last_epoch, last_seq)
+            UNION ALL SELECT q.epoch, q.seq, q.hash FROM @schema@.audit_quarantine q
+            WHERE q.gateway_id = gateway AND (q.epoch, q.seq) > (last_epoch, last_seq)
+            UNION ALL SELECT h.epoch, h.seq, h.hash FROM @schema@.audit_retired_hash h
+            WHERE h.gateway_id = gateway AND (h.epoch, h.seq) > (last_epoch, last_seq)) a
+        ORDER BY a.epoch, a.seq LIMIT 65536) r;
+    last_epoch := coalesce(after_epoch, last_epoch);
+    last_seq := coalesce(after_seq, last_seq);
 END $body$;
 
 -- Stores a checkpoint if the last one of the log is the one that the gateway knows ("known_size", "known_root"; NULL: none)
@@ -495,8 +502,9 @@ CREATE FUNCTION @schema@.gatepost_checkpoint(gateway uuid, new_log bigint, new_s
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     PERFORM @schema@.gatepost_check_gateway(gateway);
-    -- The first checkpoint of a log has no row before it that could be locked.
-    PERFORM pg_advisory_xact_lock(hashtextextended(format('gatepost checkpoint %s %s', gateway, new_log), 0));
+    -- One at a time. The first checkpoint of a log has no row before it that could be locked.
+    PERFORM FROM @schema@.audit_gateway g WHERE g.gateway_id = gateway FOR NO KEY UPDATE;
+    PERFORM FROM @schema@.audit_registrar r WHERE r.gateway_id = gateway FOR NO KEY UPDATE;
     SELECT c.size, c.root INTO last_size, last_root FROM @schema@.audit_checkpoint c
     WHERE c.gateway_id = gateway AND c.log = new_log ORDER BY c.size DESC LIMIT 1;
     IF last_size IS NOT DISTINCT FROM known_size AND last_root IS NOT DISTINCT FROM known_root

@@ -17,12 +17,14 @@ pub mod hash;
 pub mod known;
 pub mod prove;
 pub mod verify;
+mod wanted;
 
 pub use edge::{Edge, EdgeError};
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};
 pub use known::KnownNodes;
 pub use prove::{NodeId, NodeList, NodeSource, ProveError};
 pub use verify::{TreeHead, VerifyError, verify_consistency, verify_inclusion};
+pub use wanted::{MissingNode, WantedNodes};
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,9 @@ use super::memory::Signed;
 use super::time_stamp::TimeStampAnchorError;
 use crate::audit::record::GatewayId;
 use crate::audit::scribe::StoredTree;
-use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
+use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, HashesAfter};
 use crate::command::RunError;
-use crate::evidence::tree::{Hash, KnownNodes, TreeHead, prove};
+use crate::evidence::tree::{Hash, TreeHead, WantedNodes, prove};
 use crate::witness::client::{ClientError, Prover};
 
 /// A place outside that confirms checkpoints, with its connection to the database.
@@ -143,26 +143,38 @@ impl<S: CheckpointStore> Prover for History<'_, S> {
         }
         let failed = |cause: String| ProofError::Hashes { from: old, to: size, cause };
         let Some(store) = &mut self.store else { return Err(failed("there is no database".to_owned())) };
-        let nodes = store.known_nodes(self.gateway_id, log, old).await;
-        let mut nodes = nodes.map_err(|error| failed(error.to_string()))?;
+        // Page by page, so that a witness may be any number of records behind.
+        let mut after = HashesAfter::Checkpoint(old);
+        let mut nodes: Option<WantedNodes> = None;
+        loop {
+            let page = store.hashes(self.gateway_id, log, after).await.map_err(|error| failed(error.to_string()))?;
+            let nodes = match (&mut nodes, page.before) {
+                (Some(nodes), _) => nodes,
+                (none, before) => {
+                    let made = WantedNodes::of_consistency(old, size, before.unwrap_or_default());
+                    none.insert(made.map_err(|error| failed(error.to_string()))?)
+                }
+            };
+            nodes.extend(&page.hashes, size);
+            if page.hashes.is_empty() || nodes.size() == size {
+                break;
+            }
+            after = HashesAfter::Record(page.last);
+        }
+        let mut nodes = nodes.ok_or_else(|| failed("it has none".to_owned()))?;
         if let Some(recent) = self.tree.recent(nodes.size()) {
-            extend(&mut nodes, &recent);
+            let known = usize::try_from(nodes.size() - recent.base()).unwrap_or(usize::MAX);
+            nodes.extend(recent.records().get(known..).unwrap_or_default(), size);
         }
         if nodes.size() < size {
             return Err(failed(format!("it has those of the first {} records", nodes.size())));
         }
         // A wrong proof would look like a contradiction to the witness.
-        if prove::root(size, &mut nodes) != Ok(self.signed.head.root) {
+        if nodes.root() != self.signed.head.root {
             return Err(failed("they do not give the signed root: see gatepost audit verify".to_owned()));
         }
         prove::consistency(old, size, &mut nodes).map_err(|error| failed(error.to_string()))
     }
-}
-
-/// Adds the records of `recent` that come after `nodes`.
-fn extend(nodes: &mut KnownNodes, recent: &KnownNodes) {
-    let known = usize::try_from(nodes.size().saturating_sub(recent.base())).unwrap_or(usize::MAX);
-    recent.records().iter().skip(known).for_each(|hash| nodes.push(*hash));
 }
 
 #[cfg(test)]
@@ -170,9 +182,12 @@ mod tests {
     use super::*;
     use crate::audit::record::{Digest, Epoch, Seq, StreamPosition};
     use crate::audit::sink::SinkError;
-    use crate::audit::sink::checkpoints::Confirmation;
+    use crate::audit::sink::checkpoints::{Confirmation, HashPage};
     use crate::audit::tree::Tree;
     use crate::evidence::tree::Edge;
+
+    /// The number of hashes that it gives at once.
+    const PAGE: usize = 4;
 
     /// A database that has these hashes.
     struct Hashes(Vec<[u8; 32]>);
@@ -182,8 +197,15 @@ mod tests {
             Ok(None)
         }
 
-        async fn known_nodes(&mut self, _: GatewayId, _: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
-            Ok(KnownNodes::new(Edge::EMPTY, self.0.clone()))
+        async fn hashes(&mut self, _: GatewayId, log: Epoch, after: HashesAfter) -> Result<HashPage, SinkError> {
+            let (before, known) = match after {
+                HashesAfter::Checkpoint(_) => (Some(Edge::EMPTY), 0),
+                HashesAfter::Record((_, Seq(seq))) => (None, seq),
+            };
+            let rest = self.0.iter().skip(usize::try_from(known).unwrap());
+            let hashes: Vec<_> = rest.take(PAGE).copied().collect();
+            let last = (log, Seq(known + hashes.len() as u64));
+            Ok(HashPage { before, hashes, last })
         }
 
         async fn store_checkpoint(
@@ -212,7 +234,7 @@ mod tests {
         let head = TreeHead { size: 9, root: tree.root() };
         let signed = Signed { log: Epoch(1), head, note: String::new() };
         let stored = StoredTree::of(tree);
-        let mut prove = async |hashes: Vec<[u8; 32]>| {
+        let prove = async |hashes: Vec<[u8; 32]>| {
             let mut store = Hashes(hashes);
             let mut history = History { gateway_id, tree: &stored, store: Some(&mut store), signed: &signed };
             history.prove(4).await.map_err(|error| error.to_string())

@@ -18,19 +18,29 @@ pub(super) struct Database<S> {
     gateway_id: GatewayId,
     /// The last checkpoint of the log there, as it was told last.
     last: Option<TreeHead>,
+    /// The last checkpoint that was signed before this process. Postgres may take one of those late, when the statement of
+    /// the process before this one takes effect.
+    signed_before: Option<TreeHead>,
     /// The checkpoints that were sent since. Postgres may have taken any of them, if its answer was lost.
     sent: VecDeque<TreeHead>,
 }
 
 impl<S: CheckpointStore> Database<S> {
     pub(super) fn new(store: S, gateway_id: GatewayId) -> Self {
-        Self { store, gateway_id, last: None, sent: VecDeque::new() }
+        Self { store, gateway_id, last: None, signed_before: None, sent: VecDeque::new() }
     }
 
-    /// Asks for the last checkpoint of the log.
-    pub(super) async fn last(&mut self, log: Epoch) -> Result<Option<TreeHead>, SinkError> {
+    /// Asks for the last checkpoint of the log, of which `signed` was signed last.
+    pub(super) async fn last(&mut self, log: Epoch, signed: Option<TreeHead>) -> Result<Option<TreeHead>, SinkError> {
+        self.signed_before = signed;
         self.last = self.store.last_checkpoint(self.gateway_id, log).await?;
         Ok(self.last)
+    }
+
+    /// The same rule as that of the memory: of what was signed before this process, only the last one is known.
+    fn is_own(&self, head: TreeHead) -> bool {
+        let is_before = self.signed_before.is_some_and(|signed| head.size < signed.size || head == signed);
+        is_before || self.sent.contains(&head)
     }
 
     /// Stores the checkpoint of `tree`, whose note is `note`. Returns another one if the log has it there and this
@@ -52,7 +62,7 @@ impl<S: CheckpointStore> Database<S> {
             }
             // Another one, although the known one was right: this one is not larger.
             let went_back = last.map(|last| last.size) < before.map(|before| before.size);
-            let is_own = last.is_none_or(|last| self.sent.contains(&last));
+            let is_own = last.is_none_or(|last| self.is_own(last));
             if last == before || !is_own && !went_back {
                 return Ok(last);
             }

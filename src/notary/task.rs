@@ -273,7 +273,8 @@ enum Refusal {
 
 /// Compares with what the database has of the log of `tree`.
 async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl CheckpointStore>) -> Result<(), Refusal> {
-    let last = database.last(tree.log).await;
+    let signed = memory.last_of(tree.log).map(|signed| signed.head);
+    let last = database.last(tree.log, signed).await;
     let last = last.map_err(|error| {
         Refusal::Fault(format!("nothing is signed before Postgres told which checkpoint it has: {error}"))
     })?;

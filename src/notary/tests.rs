@@ -12,14 +12,14 @@ use crate::audit::outbox::fs::DiskFs;
 use crate::audit::record::{Digest, DigestKey, Epoch, GatewayId, Seq, StreamPosition};
 use crate::audit::ring::{Ring, RingLimits, WorkItem};
 use crate::audit::scribe::StoredTree;
-use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation};
+use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation, HashPage, HashesAfter};
 use crate::audit::sink::{ErrorClass, SinkError};
 use crate::audit::tree::Tree;
 use crate::audit::{Audit, Timeouts};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
-use crate::evidence::tree::{KnownNodes, TreeHead};
+use crate::evidence::tree::TreeHead;
 use crate::witness::client::ClientError;
 
 const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
@@ -34,6 +34,8 @@ struct Kept {
     is_down: bool,
     /// What it is told takes effect, and its answer does not come.
     loses_answers: bool,
+    /// It takes effect before the next statement that stores.
+    late: Option<(Epoch, TreeHead, String)>,
     checkpoints: Vec<(Epoch, TreeHead, String)>,
 }
 
@@ -56,7 +58,7 @@ impl CheckpointStore for Store {
         Ok(kept.checkpoints.iter().filter(|(of, ..)| *of == log).map(|(_, head, _)| *head).max_by_key(|head| head.size))
     }
 
-    async fn known_nodes(&mut self, _: GatewayId, _: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
+    async fn hashes(&mut self, _: GatewayId, _: Epoch, _: HashesAfter) -> Result<HashPage, SinkError> {
         Err(Self::error())
     }
 
@@ -72,6 +74,8 @@ impl CheckpointStore for Store {
             return Err(Self::error());
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
+        let late = kept.late.take();
+        kept.checkpoints.extend(late);
         let of_log = kept.checkpoints.iter().filter(|(log, ..)| *log == tree.log).map(|(_, head, _)| *head);
         let last = of_log.max_by_key(|head| head.size);
         let is_next = last == known && last.is_none_or(|last| head.size > last.size);
@@ -335,6 +339,13 @@ async fn a_checkpoint_whose_answer_was_lost_is_its_own() {
     running.stored.set(tree(LOG, 9, 0));
     let state = running.after(11).await;
     assert_eq!((state.contradiction, state.places[POSTGRES].last.unwrap().size), (None, 9));
+    // What the process before this one sent takes effect only now.
+    running.end().await;
+    let late = { store.0.lock().checkpoints.pop() };
+    store.0.lock().late = late;
+    let running = Running::start(dir.path(), &store, tree(LOG, 11, 0));
+    let state = running.after(11).await;
+    assert_eq!((state.contradiction, state.places[POSTGRES].last.unwrap().size), (None, 11));
     // It lost some, as after a restore.
     store.0.lock().checkpoints.truncate(1);
     running.stored.set(tree(LOG, 12, 0));

@@ -28,6 +28,7 @@ mod common {
 mod audit_cli;
 mod audit_verify;
 mod cancel;
+mod checkpoints;
 mod columns;
 mod connections;
 mod damage;

@@ -13,14 +13,14 @@ use gatepost::audit::Audit;
 use gatepost::audit::outbox::fs::Fs;
 use gatepost::audit::record::{Epoch, GatewayId, Seq, Status as CallStatus};
 use gatepost::audit::scribe::StoredTree;
-use gatepost::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation};
+use gatepost::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation, HashPage, HashesAfter};
 use gatepost::audit::sink::{ErrorClass, SinkError};
 use gatepost::audit::tree::Tree;
 use gatepost::evidence::add_checkpoint::AddCheckpoint;
 use gatepost::evidence::checkpoint::Checkpoint;
 use gatepost::evidence::key::{SignatureType, SigningKey};
 use gatepost::evidence::note::Note;
-use gatepost::evidence::tree::{Edge, KnownNodes, TreeHead};
+use gatepost::evidence::tree::{Edge, TreeHead};
 use gatepost::notary::{
     Anchor, AnchorClient, AnchorError, History, Largest, Notary, Settings, Signed, Signer, Status, log_name,
 };
@@ -43,6 +43,9 @@ use crate::simulation::{GATEWAY, Life, Simulation, on_two_threads};
 const SCHEDULES: u64 = 150;
 
 const ORIGIN: &str = "example.com/gatepost";
+
+/// The number of hashes in a page: few, so that proofs need several.
+const HASHES_MAX: usize = 3;
 
 /// Everything outside the gateway's machine.
 #[derive(Clone)]
@@ -203,12 +206,18 @@ impl CheckpointStore for Outside {
         Ok(of_log.max_by_key(|head| head.size))
     }
 
-    async fn known_nodes(&mut self, _: GatewayId, log: Epoch, _: u64) -> Result<KnownNodes, SinkError> {
+    async fn hashes(&mut self, _: GatewayId, log: Epoch, after: HashesAfter) -> Result<HashPage, SinkError> {
         let evidence = self.0.evidence.lock().unwrap();
+        let (before, after) = match after {
+            HashesAfter::Checkpoint(_) => (Some(Edge::EMPTY), (log, Seq::ZERO)),
+            HashesAfter::Record(place) => (None, place),
+        };
         let mut positions: Vec<_> = evidence.rows.iter().map(|row| row.position).collect();
         positions.sort_by_key(|position| (position.epoch, position.seq));
-        let of_log = positions.iter().filter(|position| position.epoch >= log);
-        Ok(KnownNodes::new(Edge::EMPTY, of_log.map(|position| position.hash.0).collect()))
+        positions.retain(|position| (position.epoch, position.seq) > after);
+        positions.truncate(HASHES_MAX);
+        let last = positions.last().map_or(after, |last| (last.epoch, last.seq));
+        Ok(HashPage { before, hashes: positions.iter().map(|position| position.hash.0).collect(), last })
     }
 
     async fn store_checkpoint(

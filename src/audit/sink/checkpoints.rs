@@ -3,9 +3,9 @@
 use std::future::Future;
 
 use super::interface::SinkError;
-use crate::audit::record::{Epoch, GatewayId};
+use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::tree::Tree;
-use crate::evidence::tree::{KnownNodes, TreeHead};
+use crate::evidence::tree::{Edge, TreeHead};
 
 /// A kind of anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,26 @@ pub struct Confirmation {
     pub proof: Vec<u8>,
 }
 
+/// The place in a log where hashes are wanted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashesAfter {
+    /// The largest stored checkpoint of at most so many records.
+    Checkpoint(u64),
+    /// A record.
+    Record((Epoch, Seq)),
+}
+
+/// Some hashes of records, one after another.
+#[derive(Clone, Debug)]
+pub struct HashPage {
+    /// The tree before them, if they begin after a checkpoint.
+    pub before: Option<Edge>,
+    /// The hashes; none after the last delivered record.
+    pub hashes: Vec<[u8; 32]>,
+    /// The place of the last one.
+    pub last: (Epoch, Seq),
+}
+
 /// A database that keeps signed checkpoints.
 pub trait CheckpointStore: Send + 'static {
     /// The largest checkpoint of the log.
@@ -60,17 +80,17 @@ pub trait CheckpointStore: Send + 'static {
         log: Epoch,
     ) -> impl Future<Output = Result<Option<TreeHead>, SinkError>> + Send;
 
-    /// The nodes of the log's tree, as far as records are delivered: from the largest stored checkpoint of at most
-    /// `size` records on. What the database says proves nothing; a proof that is made from it is verified.
+    /// The hashes of delivered records of the log after `place`, in order. What the database says proves nothing; a proof
+    /// that is made from it is verified.
     ///
     /// # Errors
     /// See [`SinkError`].
-    fn known_nodes(
+    fn hashes(
         &mut self,
         gateway_id: GatewayId,
         log: Epoch,
-        size: u64,
-    ) -> impl Future<Output = Result<KnownNodes, SinkError>> + Send;
+        after: HashesAfter,
+    ) -> impl Future<Output = Result<HashPage, SinkError>> + Send;
 
     /// Stores the checkpoint of `tree`, which has the signed text `note`, if it is larger than the last one of the log,
     /// and that is the `known` one. Returns the last one afterwards: another one if this one was not stored.

@@ -9,11 +9,11 @@ use super::delivery::{Effect, PostgresSink};
 use super::error::{driver_error, for_operator};
 use super::rows::bigint;
 use crate::audit::record::{Epoch, GatewayId, Seq};
-use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation};
+use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation, HashPage, HashesAfter};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sql;
 use crate::audit::tree::Tree;
-use crate::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
+use crate::evidence::tree::{Edge, Hash, TreeHead};
 
 /// Stores a checkpoint. The last two columns are those of [`sql::DURABILITY`].
 static STORE: LazyLock<String> = LazyLock::new(|| {
@@ -37,20 +37,33 @@ impl CheckpointStore for PostgresSink {
         head(operation, &row)
     }
 
-    async fn known_nodes(&mut self, gateway_id: GatewayId, log: Epoch, size: u64) -> Result<KnownNodes, SinkError> {
+    async fn hashes(&mut self, gateway_id: GatewayId, log: Epoch, after: HashesAfter) -> Result<HashPage, SinkError> {
         let operation = "read hashes";
-        let read = sql::query("SELECT base_size, base_edge, hashes FROM gatepost_hashes($1, $2, $3)");
-        let read = read.bind(gateway_id.0).bind(bigint(log.0)).bind(bigint(size));
+        let (size, place) = match after {
+            HashesAfter::Checkpoint(size) => (Some(bigint(size)), None),
+            HashesAfter::Record((epoch, seq)) => (None, Some((bigint(epoch.0), bigint(seq.0)))),
+        };
+        let read = sql::query(
+            "SELECT base_size, base_edge, hashes, last_epoch, last_seq FROM gatepost_hashes($1, $2, $3, $4, $5)",
+        );
+        let read = read.bind(gateway_id.0).bind(bigint(log.0)).bind(size);
+        let read = read.bind(place.map(|place| place.0)).bind(place.map(|place| place.1));
         let row = self.fetch(operation, read, Effect::None).await?;
         let column = |error| driver_error(operation, &error);
-        let size: i64 = row.try_get(0).map_err(column)?;
-        let edge: Vec<u8> = row.try_get(1).map_err(column)?;
-        let hashes: Vec<Vec<u8>> = row.try_get(2).map_err(column)?;
-        let nodes = edge.as_chunks::<32>().0.iter().map(|hash| Hash(*hash)).collect();
+        let size: Option<i64> = row.try_get(0).map_err(column)?;
+        let edge_bytes: Option<Vec<u8>> = row.try_get(1).map_err(column)?;
+        let hashes: Option<Vec<Vec<u8>>> = row.try_get(2).map_err(column)?;
+        let [epoch, seq] = [row.try_get(3), row.try_get(4)].map(|number: Result<i64, _>| number.map(i64::unsigned_abs));
         let damaged = |_| for_operator(operation, "a row of audit_checkpoint has a damaged edge".to_owned());
-        let edge = Edge::from_hashes(size.unsigned_abs(), nodes).map_err(damaged)?;
-        let records = hashes.into_iter().map_while(|hash| hash.try_into().ok()).collect();
-        Ok(KnownNodes::new(edge, records))
+        let edge = |(size, edge): (i64, Vec<u8>)| {
+            let nodes = edge.as_chunks::<32>().0.iter().map(|hash| Hash(*hash)).collect();
+            Edge::from_hashes(size.unsigned_abs(), nodes).map_err(damaged)
+        };
+        Ok(HashPage {
+            before: size.zip(edge_bytes).map(edge).transpose()?,
+            hashes: hashes.into_iter().flatten().map_while(|hash| hash.try_into().ok()).collect(),
+            last: (Epoch(epoch.map_err(column)?), Seq(seq.map_err(column)?)),
+        })
     }
 
     async fn store_checkpoint(
