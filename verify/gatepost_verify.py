@@ -40,7 +40,7 @@ def micros(text):
 
 def members(line, names):
     """The members of the one JSON object in a line, each as its exact text. No names but `names` are allowed."""
-    decoder, found, at = json.JSONDecoder(parse_int=str), {}, 1
+    decoder, found, at = json.JSONDecoder(parse_int=str, parse_constant=number), {}, 1
     need(line[:1] == "{" and line[-1:] == "}", "a line is not one JSON object")
     while line[at] != "}":
         name, at = decoder.raw_decode(line, at)
@@ -50,7 +50,6 @@ def members(line, names):
         found[name], at = line[at + 1:end], end + (line[end] == ",")
     need(line[at:] == "}", "there is more than one record in a line")
     return found
-
 def field(record, name, kind):
     """A column as it is hashed: its length and its value."""
     raw, exact = record[name], json.loads(record.get(name + "_exact", "null"))
@@ -65,20 +64,18 @@ def field(record, name, kind):
     return struct.pack("<I", len(data)) + data
 def fields(record, group):
     return b"".join(field(record, name, kind) for name, kind in GROUPS[group])
-
 def record_hash(record):
     """The hash of a record, in which commitments may take the places of groups: docs/trail.md, "The hash"."""
-    commitments = []
+    sealed = []
     for group in ("who", "circumstances", "content"):
         if "commitment_" + group in record:
             names = {"salt_" + group, *dict(GROUPS[group])}
             need(not names & {re.sub("_exact$", "", name) for name in record}, f"{group} is both withheld and shown")
-            commitments.append(bytes32(json.loads(record["commitment_" + group])))
+            sealed.append(bytes32(json.loads(record["commitment_" + group])))
         else:
             salt = bytes32(json.loads(record["salt_" + group]))
-            commitments.append(sha256(b"gatepost.v2." + group.encode(), salt, fields(record, group)))
-    before = bytes32(json.loads(record["prev_hash"]))
-    found = sha256(b"gatepost.v2.record", before, fields(record, "open"), *commitments)
+            sealed.append(sha256(b"gatepost.v2." + group.encode(), salt, fields(record, group)))
+    found = sha256(b"gatepost.v2.record", bytes32(json.loads(record["prev_hash"])), fields(record, "open"), *sealed)
     need(json.loads(record["hash"]) == found.hex(), "a record has another hash than it says: it was changed")
     return found
 
@@ -86,8 +83,9 @@ def parse_policy(text):
     """The keys of logs, the keys of witnesses and the groups by name, and the quorum: C2SP tlog-policy."""
     need(not re.search(r"[^\n\t\x20-\x7e]", text) and text.endswith("\n"), "the policy has other characters than ASCII")
     logs, witnesses, groups, quorum, free = [], {}, {}, [], set()
-    for kind, name, *words in (line.split() for line in text.split("\n") if line.strip() and line[0] != "#"):
+    for kind, name, *words in (line.split() for line in text.split("\n") if line.strip()[:1] not in ("", "#")):
         need((kind == "quorum") == (name in ("none", *witnesses, *groups)) or kind == "log", f"{name}: not once")
+        need(len(words) <= {"log": 1, "witness": 2, "quorum": 0}.get(kind, len(words)), f"{name}: too many words")
         if kind in ("log", "quorum"):
             (logs if kind == "log" else quorum).append(name)
         elif kind == "witness":
@@ -99,10 +97,9 @@ def parse_policy(text):
             groups[name], free = (count, names), free - {*names} | {name}
     keys = [base64_(key.split("+", 2)[2]) for key in (*witnesses.values(), *logs)]
     raw = [key[1:] for key in keys]  # logs may share one, and no witness may
-    need(len(quorum) == 1 and len({*raw}) == len(witnesses) + len({*raw[len(witnesses):]}) and
-         {key[0] for key in keys[:len(witnesses)]} <= {4, 6}, "one quorum is needed, each key once, and of its type")
+    need(len(quorum) == 1 and len({*raw}) == len(witnesses) + len({*raw[len(witnesses):]}) and len({*logs}) == len(logs)
+         and {key[0] for key in keys[:len(witnesses)]} <= {4, 6}, "needed: one quorum, and each key once, of its type")
     return logs, witnesses, groups, quorum[0]
-
 def signed_by(key, text, lines):
     """The last time at which `key` signed `text` (0 for a signature without one), or None: C2SP signed-note."""
     (name, key_id, encoded), times = key.split("+", 2), []
@@ -115,7 +112,6 @@ def signed_by(key, text, lines):
             message = f"cosignature/v1\ntime {times[-1]}\n{text}" if kind == 4 else text
             Ed25519PublicKey.from_public_bytes(public).verify(data[12 if kind == 4 else 4:], message.encode())
     return max(times, default=None)
-
 def checkpoint(note, policy):
     """Origin, size, root and the times of the witnesses of a note that the policy accepts."""
     logs, witnesses, groups, quorum = policy
@@ -129,7 +125,6 @@ def checkpoint(note, policy):
         holds[name] = sum(holds[member] for member in names) >= count
     need(holds[quorum], "too few witnesses have signed the checkpoint")
     return origin, number(size), base64_(root), {name: when for name, when in times.items() if when is not None}
-
 def root_of(index, size, leaf, path):
     """The root that an inclusion proof leads to: RFC 6962, section 2.1.1."""
     need(index < size and (size == 1) == (not path), "the proof has another length")
@@ -145,7 +140,6 @@ def root_of_edge(edge):  # the perfect subtrees of a tree, each with its size an
 def signatures(what, times):
     said = {name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)) for name, when in times.items()}
     return [f"{what} by the witness {name} at {at}" for name, at in sorted(said.items())] or [f"{what} by no witness"]
-
 def prove_record(policy, record, proof):
     """Checks a record and its proof: docs/evidence.md, "Proofs"."""
     head, note = proof.split("\n\n", 1)
@@ -156,18 +150,19 @@ def prove_record(policy, record, proof):
     found = root_of(index, size, leaf, [base64_(line) for line in lines[1:]])
     need(found == root, "the record is not in the log: it was changed, or the proof is that of another one")
     return [f"proven: record {index} (from 0) of the first {size} in {origin}", *signatures("signed", times)]
-
 def prove_range(policy, certificate):
     """Checks a certificate: docs/evidence.md, "Certificates"."""
     head, *lines, end = certificate.split("\n")
     head = members(head, "format subject since until from edge to".split())
     head = {name: json.loads(raw) for name, raw in head.items()}
-    subject, kinds = head["subject"], collections.Counter()
+    subject, kinds, last = head["subject"], collections.Counter(), None
     need(len(head) == 7 and head["format"] == "gatepost.certificate.v1" and not end, "this is not a certificate")
     origin, size, root, after = checkpoint(head["to"], policy)
     log, first, first_root, before = checkpoint(head["from"], policy) if head["from"] else (origin, 0, sha256(), {})
+    need(len((subject or "").encode()) <= 1024 and "\0" not in (subject or ""), "no record has this subject whole")
     need(log == origin and first + len(lines) == size, "the lines are not those between the two checkpoints")
-    need(max(before.values(), default=0) * 1_000_000 <= micros(head["since"]), "the range begins before it is proven")
+    need(max(before.values(), default=-1 << 60) * 1_000_000 <= micros(head["since"]) < micros(head["until"]),
+         "the range is empty, or begins before it is proven")
     need(min(after.values(), default=1 << 60) * 1_000_000 >= micros(head["until"]), "the range ends after it is proven")
     edge = [*zip([1 << bit for bit in range(63, -1, -1) if first >> bit & 1], map(bytes32, head["edge"]))]
     need(len(edge) == len(head["edge"]) and root_of_edge(edge) == first_root, "the edge is not the first checkpoint's")
@@ -178,15 +173,20 @@ def prove_range(policy, certificate):
         allowed = ("shown", "withheld") if subject is None else ["shown" if subject in people else "of others"]
         need(kind in allowed, f"record {index} is {kind}, which is not what the certificate says")
         found = bytes32(json.loads(record["hash"])) if kind == "withheld" else record_hash(record)
-        kinds.update([kind, "gap" if record.get("method") == '"gateway/gap"' else ""])
+        need(kind == "withheld" or json.loads(record["gateway_id"]) in log.split("/") and (record["seq"] == "1" or
+             last in (None, json.loads(record["prev_hash"]))), f"record {index} does not continue its gateway's stream")
+        kinds.update([kind, ("method", json.loads(record.get("method", "null"))), ("who", people[0])])
+        last = found.hex()
         edge.append((1, sha256(b"\x00", found)))
         while len(edge) > 1 and edge[-1][0] == edge[-2][0]:
             (half, right), (_, left) = edge.pop(), edge.pop()
             edge.append((2 * half, sha256(b"\x01", left, right)))
     need(root_of_edge(edge) == root, "the records do not lead to the second checkpoint: one was changed")
-    whose, rest = ("", "withheld") if subject is None else (f" of {str.__repr__(subject)}", "of others")
+    whose, rest = ("", "withheld") if subject is None else (f" of {ascii(str.__str__(subject))}", "of others")
+    counts = kinds["method", "gateway/gap"] + kinds["method", "gateway/refusals"]
     return [f"proven: no record{whose} is missing among the {len(lines)} from number {first} (from 0) on in {origin}",
-            f"{kinds['shown']} shown, {kinds[rest]} {rest}; {kinds['gap']} of those seen count calls without records",
+            f"{kinds['shown']} shown, {kinds[rest]} {rest}; {counts} of those seen count calls without records, "
+            f"{kinds['who', 'anonymous']} do not say who called",
             *(signatures("those before them were signed", before) if first else ["they begin with the log"]),
             *signatures("they were signed", after)]
 
@@ -197,4 +197,4 @@ if __name__ == "__main__":
         policy, *texts = [open(name, encoding="utf-8", newline="").read() for name in sys.argv[1:]]
         print(*(prove_range if len(texts) == 1 else prove_record)(parse_policy(policy), *texts), sep="\n")
     except Exception as error:  # whatever is wrong with the input: nothing is proven
-        sys.exit(f"not proven: {error or type(error).__name__}")
+        sys.exit(f"not proven: {str(error) or type(error).__name__}")

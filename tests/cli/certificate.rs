@@ -324,9 +324,22 @@ fn a_certificate_that_was_made_without_gatepost_is_accepted() {
     let (code, said) = verify(dir.path(), &policy, &certificate);
     assert!(code == Some(0) && said.contains("no record of 'alice' is missing among the 5 from number 2"), "{said}");
     assert!(said.contains("2 shown, 3 of others"), "{said}");
-    // Names that are committed to, and not shown.
-    let (code, said) = verify(dir.path(), &policy, &fixture("certificate.nobody"));
-    assert!(code == Some(1) && said.contains("'commitment_who' is not known"), "{said}");
+    for line in fixture("certificates.refused").lines() {
+        let refused: Value = serde_json::from_str(line).unwrap();
+        let [what, certificate, expected] = ["what", "certificate", "said"].map(|name| refused[name].as_str().unwrap());
+        let (code, said) = verify(dir.path(), &policy, certificate);
+        assert!(code == Some(1) && said.starts_with("not proven") && said.contains(expected), "{what}: {said}");
+    }
+    let (code, said) = verify(dir.path(), &policy, &fixture("certificate.counted"));
+    assert!(code == Some(0) && said.contains("2 of those seen count calls without records, 1 do not say who"), "{said}");
+    for (changed, expected) in [
+        (policy.replacen("quorum W1", "quorum W1 W2", 1), "W1: too many words"),
+        (policy.replacen("quorum W1", "  # by hand\nquorum W1", 1), "proven: no record"),
+        (format!("{policy}{}\n", policy.lines().next().unwrap()), "each key once"),
+    ] {
+        let (_, said) = verify(dir.path(), &changed, &certificate);
+        assert!(said.contains(expected), "{changed}: {said}");
+    }
     // A witness's signature that the policy does not know, and one that is not there.
     for changed in [policy.replacen("quorum W1", "quorum none", 1), drop_line(&policy, 1)] {
         let (code, said) =
