@@ -19,9 +19,11 @@ mod common {
     pub mod postgres;
     pub mod postgres_control;
     pub mod process;
+    pub mod python;
     pub mod rng;
     pub mod stored_records;
     pub mod trail;
+    pub mod verifier;
     pub mod wait;
 }
 
@@ -31,6 +33,7 @@ mod cancel;
 mod columns;
 mod connections;
 mod damage;
+mod evidence_generator;
 mod fault_disk;
 mod fault_proxy;
 mod fork;

@@ -39,7 +39,7 @@ const ORIGIN: &str = "example.com/gatepost";
 /// A gateway that signs, and its database.
 pub struct Signing {
     pub setup: Setup,
-    _database: Database,
+    pub database: Database,
     pub pool: PgPool,
     pub secret: String,
 }
@@ -64,7 +64,7 @@ impl Signing {
         let key_file = setup.dir().join("log.key").display().to_string();
         setup.set("postgres.url", &database.url).set("evidence.origin", ORIGIN).set("evidence.key_file", &key_file);
         setup.set("evidence.interval", "1s");
-        Self { setup, _database: database, pool, secret: secret.to_string() }
+        Self { setup, database, pool, secret: secret.to_string() }
     }
 
     pub async fn call(&self, gatepost: &Gatepost, count: usize) {

@@ -20,6 +20,7 @@ mod common {
     pub mod process;
     pub mod python;
     pub mod stdio_client;
+    pub mod verifier;
     pub mod wait;
 }
 
