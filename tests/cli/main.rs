@@ -32,6 +32,7 @@ mod certificate;
 mod config;
 mod config_check;
 mod connect;
+mod console_proof;
 mod directory;
 mod docs;
 mod evidence;
