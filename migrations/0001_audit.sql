@@ -181,6 +181,16 @@ CREATE TABLE audit_anchor (
         octet_length(first_proof) <= 131072 AND octet_length(last_proof) <= 131072)
 );
 
+-- The hashes of retired records that proofs of kept ones need. Never retired.
+CREATE TABLE audit_retired_hash (
+    gateway_id uuid   NOT NULL,
+    epoch      bigint NOT NULL,
+    seq        bigint NOT NULL,
+    hash       bytea  NOT NULL,
+    PRIMARY KEY (gateway_id, epoch, seq),
+    CONSTRAINT audit_retired_hash_is_sha256 CHECK (octet_length(hash) = 32)
+);
+
 -- All that a gateway's login may do: execute the functions that are granted to gatepost_writer below. They run with the
 -- rights of the tables' owner. Every name in them is qualified, because neither the caller's search_path nor its
 -- temporary objects may decide what it means. The placeholders are filled in here, once:
@@ -470,7 +480,9 @@ BEGIN
         SELECT l.epoch, l.seq, l.hash FROM @schema@.audit_log l
         WHERE l.gateway_id = gateway AND (l.epoch, l.seq) > (base_epoch, base_seq)
         UNION ALL SELECT q.epoch, q.seq, q.hash FROM @schema@.audit_quarantine q
-        WHERE q.gateway_id = gateway AND (q.epoch, q.seq) > (base_epoch, base_seq)) r
+        WHERE q.gateway_id = gateway AND (q.epoch, q.seq) > (base_epoch, base_seq)
+        UNION ALL SELECT h.epoch, h.seq, h.hash FROM @schema@.audit_retired_hash h
+        WHERE h.gateway_id = gateway AND (h.epoch, h.seq) > (base_epoch, base_seq)) r
         ORDER BY r.epoch, r.seq LIMIT 1048576);
 END $body$;
 
@@ -579,7 +591,7 @@ BEGIN
         gatepost_make_partitions, gatepost_renew_lease, gatepost_last_checkpoint, gatepost_hashes, gatepost_checkpoint,
         gatepost_anchor, gatepost_schema_version TO gatepost_writer;
     GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
-        audit_policy, audit_checkpoint, audit_anchor TO gatepost_reader;
+        audit_policy, audit_checkpoint, audit_anchor, audit_retired_hash TO gatepost_reader;
 EXCEPTION
     WHEN undefined_object THEN
         RAISE NOTICE 'role gatepost_writer or gatepost_reader is missing; nothing was granted to it';

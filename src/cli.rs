@@ -68,7 +68,7 @@ enum Command {
     Outbox(outbox::Args),
     /// Read and verify the audit trail
     Audit(audit::Args),
-    /// Make keys that sign checkpoints, and print evidence in plain words
+    /// Make keys that sign checkpoints and policies that name them, and print evidence in plain words
     Evidence(evidence::Args),
     /// Run a witness: it signs checkpoints of logs, each only if it continues the one before
     Witness(witness::Args),
@@ -148,7 +148,7 @@ impl Command {
             Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
-            Self::Evidence(args) => evidence::run(&args),
+            Self::Evidence(args) => evidence::run(&args).await,
             Self::Witness(args) => gateway_process::run(async |log| witness::run(&args, &log).await).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),

@@ -11,6 +11,7 @@
 mod anchors;
 mod database;
 mod memory;
+mod records;
 mod signer;
 mod status;
 mod task;

@@ -20,7 +20,7 @@ GROUPS = {group: [column.split(":") for column in columns.split()] for group, co
 NAMES = {name for columns in GROUPS.values() for name, _ in columns} | {
     name + "_exact" for columns in GROUPS.values() for name, kind in columns if kind == "json"} | {
     "prev_hash", "hash", "salt_who", "salt_circumstances", "salt_content"}
-COMMITMENTS = {"commitment_who", "commitment_circumstances", "commitment_content"}
+COMMITMENTS = {"commitment_circumstances", "commitment_content"}  # who called is never withheld in a certificate
 
 def need(value, reason):
     if not value:
@@ -98,7 +98,8 @@ def parse_policy(text):
             need(0 < count <= len(names) == len({*names} & free), f"{name} has members of others, or too few")
             groups[name], free = (count, names), free - {*names} | {name}
     keys = [base64_(key.split("+", 2)[2]) for key in (*witnesses.values(), *logs)]
-    need(len(quorum) == 1 and len({key[1:] for key in keys}) == len(keys) and
+    raw = [key[1:] for key in keys]  # logs may share one, and no witness may
+    need(len(quorum) == 1 and len({*raw}) == len(witnesses) + len({*raw[len(witnesses):]}) and
          {key[0] for key in keys[:len(witnesses)]} <= {4, 6}, "one quorum is needed, each key once, and of its type")
     return logs, witnesses, groups, quorum[0]
 

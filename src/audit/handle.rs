@@ -110,7 +110,7 @@ impl Audit {
         self.0.is_some()
     }
 
-    pub(super) fn enabled(
+    pub(crate) fn enabled(
         ring: Arc<Ring>,
         meter: Arc<Meter>,
         wait_for_store: bool,

@@ -14,7 +14,7 @@ mod tables;
 mod verify;
 mod windows;
 
-pub use checkpoints::{LogReading, Side, StoredAnchor, StoredCheckpoint, signing_gateways};
+pub use checkpoints::{LogReading, Side, StoredAnchor, StoredCheckpoint, StoredLog, signing_gateways, stored_logs};
 pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use select::{delivered_positions, kept_policy, quarantined, query, remedy};

@@ -15,6 +15,7 @@ mod month;
 mod pins;
 mod prove;
 mod query;
+mod registrar_log;
 mod resolve_fork;
 mod retire;
 mod show;

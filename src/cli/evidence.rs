@@ -1,4 +1,7 @@
-//! `gatepost evidence`: keys that sign checkpoints, and files of evidence in plain words.
+//! `gatepost evidence`: keys that sign checkpoints, policies, and files of evidence in plain words.
+
+mod new_log;
+mod policy;
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -34,6 +37,10 @@ enum Command {
     Keygen(KeygenArgs),
     /// Print a checkpoint, proof or key in plain words
     Show(ShowArgs),
+    /// Print a policy that names the logs and witnesses of a configuration, for those who check records
+    Policy(policy::Args),
+    /// Let a new log begin at the next start, after a contradiction to the old one
+    NewLog(new_log::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -69,10 +76,12 @@ struct ShowArgs {
     policy: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Keygen(args) => keygen(args),
         Command::Show(args) => show(args),
+        Command::Policy(args) => policy::run(args).await,
+        Command::NewLog(args) => new_log::run(args),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
         interval: config.evidence.interval,
         anchor_max_age: config.evidence.anchor_max_age,
     };
-    let (notary, status) = Notary::new(settings, pipeline.stored_tree(), store, witnesses(config)?);
+    let (notary, status) = Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, witnesses(config)?);
     let stop = CancellationToken::new();
     let task = tokio::spawn(notary.run(stop.clone()));
     Ok(RunningNotary { status, stop, task, _hold: pipeline.hold() })

@@ -311,7 +311,14 @@ impl Reader {
         };
         let key = VerifierKey::parse(utf8(key)?)?;
         let party = Party { name: key.name().to_owned(), key, url: url.map(utf8).transpose()?.map(str::to_owned) };
-        self.logs.push(self.unique(party)?);
+        // Unlike C2SP, which allows each key once: a gateway signs an ended log and its new one with one key. A
+        // signature is of one log all the same, since the text that it signs has the origin.
+        let is_other = |log: &Party| log.name != party.name || !log.key.is_duplicate(&party.key);
+        let is_taken = self.witnesses.iter().any(|witness| witness.key.is_duplicate(&party.key));
+        if is_taken || !self.logs.iter().all(is_other) {
+            return Err(PolicyReason::Duplicate(party.name));
+        }
+        self.logs.push(party);
         Ok(())
     }
 

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::anchors::{Anchor, Contradiction, Published, Witness};
 use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
+use super::records::Records;
 use super::signer::Signer;
 use super::status::{Anchored, Status};
+use crate::audit::Audit;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::CheckpointStore;
@@ -61,6 +63,7 @@ pub struct Notary<S> {
     witnesses: Vec<Witness<S>>,
     published: watch::Sender<Published>,
     memory: Result<Memory, MemoryError>,
+    records: Records,
     status: Status,
     /// The log whose checkpoints were compared with those of others since the start.
     compared: Option<Epoch>,
@@ -69,17 +72,24 @@ pub struct Notary<S> {
 }
 
 impl<S: CheckpointStore> Notary<S> {
-    /// A notary of the log whose stored records are in `tree`. It stores checkpoints in `store`, if there is one, and
-    /// sends them to `witnesses`.
+    /// A notary of the log whose stored records are in `tree`. It records what it does by `audit`, stores
+    /// checkpoints in `store`, if there is one, and sends them to `witnesses`.
     #[must_use]
-    pub fn new(settings: Settings, tree: StoredTree, store: Option<S>, witnesses: Vec<Witness<S>>) -> (Self, Status) {
-        let memory = Memory::read(&settings.dir);
+    pub fn new(
+        settings: Settings,
+        audit: Audit,
+        tree: StoredTree,
+        store: Option<S>,
+        witnesses: Vec<Witness<S>>,
+    ) -> (Self, Status) {
+        let (memory, records) = (Memory::read(&settings.dir), Records::new(audit));
         let database = store.map(|store| Database::new(store, settings.gateway_id));
         let places = database.iter().map(|_| POSTGRES).chain(witnesses.iter().map(|witness| witness.name.as_str()));
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
-        let notary = Self { settings, tree, database, witnesses, published, memory, status, compared, published_at };
+        let notary =
+            Self { settings, tree, database, witnesses, published, memory, records, status, compared, published_at };
         (notary, watched)
     }
 
@@ -97,6 +107,8 @@ impl<S: CheckpointStore> Notary<S> {
             if self.is_due(&tree) {
                 self.publish(&tree).await;
             }
+            let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
+            self.records.checkpoint(tree.log, last, &self.status.get()).await;
         }
         let tree = self.tree.get();
         if self.is_new(&tree) {
@@ -203,6 +215,8 @@ impl<S: CheckpointStore> Notary<S> {
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
             compare_with_witnesses(memory, tree, &self.witnesses, &name).await?;
             self.compared = Some(tree.log);
+            let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
+            self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
         if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::chain::Head;
+use crate::audit::meter::Meter;
+use crate::audit::record::{Digest, DigestKey, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::ring::{Ring, RingLimits, WorkItem};
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation};
 use crate::audit::sink::{ErrorClass, SinkError};
 use crate::audit::tree::Tree;
+use crate::audit::{Audit, Timeouts};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
@@ -108,15 +112,19 @@ fn secret() -> zeroize::Zeroizing<String> {
 
 impl Running {
     fn start(dir: &Path, store: &Store, tree: Tree) -> Self {
+        Self::with(dir, store, tree, vec![secret()], Audit::disabled())
+    }
+
+    fn with(dir: &Path, store: &Store, tree: Tree, secrets: Vec<zeroize::Zeroizing<String>>, audit: Audit) -> Self {
         let stored = StoredTree::of(tree);
         let settings = Settings {
             gateway_id: GATEWAY,
-            signer: Signer::new("example.com/gatepost", vec![secret()]),
+            signer: Signer::new("example.com/gatepost", secrets),
             dir: dir.to_owned(),
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
         };
-        let (notary, status) = Notary::new(settings, stored.clone(), Some(store.clone()), Vec::new());
+        let (notary, status) = Notary::new(settings, audit, stored.clone(), Some(store.clone()), Vec::new());
         let stop = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(notary.run(stop.clone()));
         Self { stored, status, stop, task }
@@ -336,4 +344,61 @@ async fn a_memory_that_cannot_be_read_or_written_signs_nothing() {
     let state = running.after(30).await;
     assert!(state.signed.is_none() && state.fault.unwrap().contains("cannot write"));
     assert_eq!(store.heads().len(), 1, "what is not remembered is not published");
+}
+
+/// The events in a ring: their method and their details.
+fn events(ring: &Ring) -> Vec<(String, serde_json::Value)> {
+    let items = ring.take(Some(std::time::Duration::ZERO)).items;
+    let event = |item| {
+        let WorkItem::End { record, .. } = item else { return None };
+        let call = &record.entry().call;
+        Some((call.method.to_string(), serde_json::from_str(call.request_args.as_deref()?).unwrap()))
+    };
+    items.into_iter().filter_map(event).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_and_checkpoints_are_on_record() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    let ring = Ring::new(RingLimits { records: 100, bytes: 1 << 20 }, Head::START);
+    let (wait, key) = (std::time::Duration::from_secs(1), DigestKey::from_bytes([1; 32]));
+    let timeouts = Timeouts { admission: wait, store: wait };
+    let audit = Audit::enabled(Arc::clone(&ring), Arc::new(Meter::default()), false, timeouts, key);
+    let (one, two) = (secret(), secret());
+    let start = |secrets: &[&zeroize::Zeroizing<String>], size| {
+        let secrets = secrets.iter().map(|secret| (*secret).clone()).collect();
+        Running::with(dir.path(), &store, tree(LOG, size, 0), secrets, audit.clone())
+    };
+    let running = start(&[&one], 5);
+    running.after(1).await;
+    let (method, details) = events(&ring).pop().unwrap();
+    let name = "example.com/gatepost/00000000-0000-0000-0000-000000000007";
+    let verifier = |secret| SigningKey::parse_named(secret, name).unwrap().verifier().to_string();
+    assert_eq!((method.as_str(), &details["log"]), ("gateway/key", &serde_json::json!(1)));
+    assert_eq!(details["keys"], serde_json::json!([verifier(&one)]));
+    // Silence is on record too.
+    running.after(595).await;
+    assert_eq!(events(&ring), []);
+    running.after(10).await;
+    let [(method, details)] = <[_; 1]>::try_from(events(&ring)).unwrap();
+    assert_eq!((method.as_str(), &details["size"]), ("gateway/checkpoint", &serde_json::json!(5)));
+    assert_eq!(details["places"][POSTGRES]["size"], 5);
+    assert_eq!(details["fault"], serde_json::Value::Null);
+    let root = tree(LOG, 5, 0).root();
+    assert_eq!(details["root"], base64::Engine::encode(&base64::prelude::BASE64_STANDARD, root.0));
+    running.end().await;
+    // The same keys are not recorded again; others are, and so is why nothing is signed.
+    let running = start(&[&one], 6);
+    running.after(11).await;
+    running.end().await;
+    assert_eq!(events(&ring), []);
+    let running = start(&[&one, &two], 7);
+    running.after(11).await;
+    running.end().await;
+    assert_eq!(events(&ring).pop().unwrap().1["keys"], serde_json::json!([verifier(&one), verifier(&two)]));
+    let running = start(&[&two], 3);
+    running.after(605).await;
+    running.end().await;
+    let [(_, details)] = <[_; 1]>::try_from(events(&ring)).unwrap();
+    assert!(details["fault"].as_str().unwrap().contains("only 3 records") && details["size"] == 7, "{details}");
 }

@@ -20,7 +20,7 @@ use crate::common::wait::{SOON, until_async};
 use crate::rig::{Rig, call, delivered, many, reader, stop};
 
 /// Every table of the trail.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "audit_log",
     "audit_log_default",
     "audit_stream",
@@ -31,6 +31,7 @@ const TABLES: [&str; 10] = [
     "audit_policy",
     "audit_checkpoint",
     "audit_anchor",
+    "audit_retired_hash",
 ];
 
 /// A database with the schema, and a login for one gateway.

@@ -34,7 +34,7 @@ use crate::common::python::python_program;
 use crate::common::wait::{SOON, until_async};
 use crate::run::run;
 
-const ORIGIN: &str = "example.com/gatepost";
+pub const ORIGIN: &str = "example.com/gatepost";
 
 /// A gateway that signs, and its database.
 pub struct Signing {
@@ -45,13 +45,13 @@ pub struct Signing {
 }
 
 /// A checkpoint in the database.
-struct Stored {
-    gateway: Uuid,
-    log: i64,
-    size: i64,
-    epoch: i64,
-    root: Vec<u8>,
-    note: String,
+pub struct Stored {
+    pub gateway: Uuid,
+    pub log: i64,
+    pub size: i64,
+    pub epoch: i64,
+    pub root: Vec<u8>,
+    pub note: String,
 }
 
 impl Signing {
@@ -74,7 +74,7 @@ impl Signing {
         }
     }
 
-    async fn checkpoints(&self) -> Vec<Stored> {
+    pub async fn checkpoints(&self) -> Vec<Stored> {
         let sql = "SELECT gateway_id, log, size, epoch, root, note FROM audit_checkpoint ORDER BY log, size";
         let rows = sqlx::query(sql).fetch_all(&self.pool).await.unwrap();
         let checkpoint = |row: sqlx::postgres::PgRow| Stored {
@@ -88,8 +88,16 @@ impl Signing {
         rows.into_iter().map(checkpoint).collect()
     }
 
+    /// Waits until a record is delivered.
+    pub async fn all_delivered(&self) {
+        until_async("a record is delivered", SOON, async || {
+            sqlx::query_scalar("SELECT count(*) > 0 FROM audit_log").fetch_one(&self.pool).await.unwrap_or(false)
+        })
+        .await;
+    }
+
     /// Waits until a checkpoint covers all records that are delivered now.
-    async fn all_signed(&self) {
+    pub async fn all_signed(&self) {
         let sql = "SELECT coalesce(bool_and(EXISTS (SELECT FROM audit_checkpoint c WHERE c.gateway_id = s.gateway_id
             AND (c.epoch, c.seq) >= (s.epoch, s.delivered_seq))), false) FROM audit_stream s";
         until_async("a checkpoint covers all records", SOON, async || {
@@ -124,7 +132,7 @@ impl Signing {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     command::run(Command::new("cp").arg("-a").arg(from).arg(to));
 }
 
@@ -145,12 +153,41 @@ async fn every_checkpoint_is_recomputed_from_the_table_alone_across_crashes_and_
     assert_eq!(checkpoints.last().unwrap().size, i64::try_from(hashes.len()).unwrap(), "the last record is signed too");
     assert_eq!(checkpoints.iter().map(|checkpoint| checkpoint.log).max(), Some(1), "the log outlives a crash");
     assert_eq!(checkpoints.last().unwrap().epoch, 3);
-    for checkpoint in &checkpoints {
+    check_roots(&checkpoints, &hashes);
+    signing.verify_notes(&checkpoints);
+}
+
+/// Computes the roots of the checkpoints of one log again, whose records have these hashes.
+fn check_roots<'a>(checkpoints: impl IntoIterator<Item = &'a Stored>, hashes: &[[u8; 32]]) {
+    for checkpoint in checkpoints {
         let mut edge = Edge::default();
         let covered = hashes.iter().take(usize::try_from(checkpoint.size).unwrap());
         covered.for_each(|hash| edge.push(hash, |_, _, _| {}).unwrap());
         assert_eq!(edge.root().0.to_vec(), checkpoint.root, "{}", checkpoint.note);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_level_queued_what_is_delivered_is_signed_and_a_crash_ends_the_log() {
+    let mut signing = Signing::new().await;
+    signing.setup.set("audit.level", "queued");
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 5).await;
+    signing.all_signed().await;
+    gatepost.end(Signal::SIGKILL);
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 3).await;
+    signing.stop(gatepost);
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 1).await;
+    signing.stop(gatepost);
+    let (checkpoints, second) = (signing.checkpoints().await, signing.hashes(2).await);
+    let of_log = |log| checkpoints.iter().filter(move |checkpoint| checkpoint.log == log);
+    check_roots(of_log(1), &signing.hashes(1).await);
+    check_roots(of_log(2), &second);
+    assert!(of_log(1).last().unwrap().size >= 6, "the opening record and the calls");
+    assert_eq!(of_log(2).last().unwrap().size, i64::try_from(second.len()).unwrap(), "the last record is signed too");
+    assert_eq!(checkpoints.last().unwrap().log, 2, "a clean stop does not end a log");
     signing.verify_notes(&checkpoints);
 }
 
@@ -259,8 +296,10 @@ pub struct Witnessing {
     dir: tempfile::TempDir,
     pub secret: String,
     pub log: VerifierKey,
+    /// Further logs, or keys of the log.
+    pub others: Vec<VerifierKey>,
     address: SocketAddr,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 impl Witnessing {
@@ -274,17 +313,33 @@ impl Witnessing {
         let witnesses = format!("[{{ url = \"http://{address}\", key = \"{}\" }}]", key.verifier());
         signing.setup.set("audit.gateway_id", &gateway.to_string()).set_toml("evidence.witnesses", &witnesses);
         let log = SigningKey::parse_named(&signing.secret, &format!("{ORIGIN}/{gateway}")).unwrap();
-        Self { dir, secret: secret.to_string(), log: log.verifier().clone(), address, stop: CancellationToken::new() }
+        let (secret, log, others) = (secret.to_string(), log.verifier().clone(), Vec::new());
+        Self { dir, secret, log, others, address, stop: CancellationToken::new() }
     }
 
     pub async fn start(&mut self) {
         self.stop = CancellationToken::new();
         let key = SigningKey::parse(&self.secret).unwrap();
         let store = Store::open(Arc::new(DiskFs), self.dir.path(), &[key.verifier()]).unwrap();
-        let witness = Arc::new(Witness::new(vec![key], vec![self.log.clone()], store));
-        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        let logs = [&[self.log.clone()][..], &self.others].concat();
+        let witness = Arc::new(Witness::new(vec![key], logs, store));
+        // An earlier one may not have ended yet.
+        let listener = loop {
+            match tokio::net::TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         let listener = CountedListener { listener, failures: AcceptFailures::default() };
         tokio::spawn(serve_router(listener, router(witness), 16, self.stop.clone()));
+    }
+
+    /// Waits until nothing answers at its address any more.
+    pub async fn stopped(&self) {
+        until_async("the witness does not answer", SOON, async || {
+            tokio::net::TcpStream::connect(self.address).await.is_err()
+        })
+        .await;
     }
 
     /// Those who trust the log's key, and need this witness.
@@ -308,7 +363,7 @@ impl Signing {
     }
 }
 
-fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
+pub fn is_raised(gatepost: &Gatepost, alarm: &str) -> bool {
     gatepost.get_ops("/metrics").1.contains(&format!("gatepost_alarm{{alarm=\"{alarm}\"}} 1"))
 }
 
@@ -395,7 +450,7 @@ async fn a_witness_tells_that_outbox_and_database_were_set_back() {
 }
 
 /// What the verifier says that knows only the specification: its exit code and its output.
-fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
+pub fn verifier(dir: &Path, policy: &str, record: &str, proof: &str) -> (Option<i32>, String) {
     let files = [("policy", policy), ("record.json", record), ("record.tlog-proof", proof)];
     let mut command = Command::new(python_program("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("verify/gatepost_verify.py"));

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::lock::LockError;
 use crate::audit::codec::CodecError;
 use crate::audit::record::GatewayId;
 
@@ -158,6 +159,13 @@ impl OutboxError {
     }
 
     /// Turns an I/O error of `operation` on `path` into [`OutboxError::Io`].
+    pub(super) fn lock(dir: &Path, error: LockError) -> Self {
+        match error {
+            LockError::Held(holder) => Self::Locked { path: dir.to_owned(), holder },
+            LockError::Io(source) => Self::io("lock", dir)(source),
+        }
+    }
+
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { operation, path, source }

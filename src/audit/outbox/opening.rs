@@ -13,7 +13,8 @@ use super::file_number::FileNumber;
 use super::fs::{Fs, create_durable_dir};
 use super::generation::{Carried, FileMeta, FileSpan, Generation};
 use super::keep::Keep;
-use super::lock::{Hold, Lock, LockError};
+use super::lock::{Hold, Lock};
+use super::new_log::NEW_LOG_NAME;
 use super::restore::{self, Restored};
 use super::stream_end::stream_end;
 use super::writer::{EpochStart, Outbox};
@@ -21,9 +22,6 @@ use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{Call, Epoch, GatewayId, Seq, Timestamp};
 use crate::audit::tree::Tree;
-
-/// A file in the directory with which an operator lets a new log begin at the next start.
-pub const NEW_LOG_NAME: &str = "new-log";
 
 /// Most earlier epochs whose end in Postgres is not settled. *Chosen*: a gateway at level `queued` that crashes more
 /// often than this while Postgres is down has other troubles.
@@ -86,10 +84,7 @@ impl Opening {
     /// See [`OutboxError`]. Nothing was begun.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, OutboxError> {
         create_durable_dir(fs.as_ref(), dir).map_err(OutboxError::io("create directory", dir))?;
-        let mut lock = Lock::take(dir).map_err(|error| match error {
-            LockError::Held(holder) => OutboxError::Locked { path: dir.to_owned(), holder },
-            LockError::Io(source) => OutboxError::io("lock", dir)(source),
-        })?;
+        let mut lock = Lock::take(dir).map_err(|error| OutboxError::lock(dir, error))?;
         let mut numbers = FileNumber::list(fs.as_ref(), dir)?;
         let newest_number = numbers.last().copied().unwrap_or(FileNumber(0));
         // I3: the number of a file in quarantine is not used again either, because its epoch may have been used.

@@ -5,8 +5,9 @@ use sqlx::postgres::PgRow;
 
 use super::reading::{Reading, bigint};
 use super::row::{digest, timestamp};
-use crate::audit::record::{Digest, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sql::{self, Connection};
+use crate::audit::tree::Tree;
 use crate::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
 
 /// The columns of a checkpoint.
@@ -25,10 +26,12 @@ const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2
 const ANCHORS: &str = "SELECT anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
     WHERE gateway_id = $1 AND log = $2 AND size = $3 ORDER BY anchor";
 
-/// The hashes of the records after one place, up to another one.
+/// The hashes of the records after one place, up to another one, also of retired ones that are still needed.
 const HASHES: &str = "SELECT r.hash FROM (
         SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
         UNION ALL SELECT epoch, seq, hash FROM {quarantine}
+        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
+        UNION ALL SELECT epoch, seq, hash FROM {retired}
         WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq";
 
 /// Checkpoints in the order of log and size.
@@ -40,8 +43,59 @@ const HASHES_AFTER: &str = "SELECT r.epoch, r.seq, r.hash FROM (
         (SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
             ORDER BY epoch, seq LIMIT $4)
         UNION ALL (SELECT epoch, seq, hash FROM {quarantine} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
+            ORDER BY epoch, seq LIMIT $4)
+        UNION ALL (SELECT epoch, seq, hash FROM {retired} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
             ORDER BY epoch, seq LIMIT $4)) r
     ORDER BY r.epoch, r.seq LIMIT $4";
+
+/// The places and hashes of a gateway's records from an epoch on.
+const RECORDS: &str = "SELECT r.epoch, r.seq, r.hash FROM (
+        SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND epoch >= $2
+        UNION ALL SELECT epoch, seq, hash FROM {quarantine} WHERE gateway_id = $1 AND epoch >= $2) r
+    ORDER BY r.epoch, r.seq";
+
+/// Each log that has checkpoints, with the smallest and the largest one.
+const LOGS: &str = "SELECT l.gateway_id, l.log, l.largest, f.note, t.note FROM (
+        SELECT gateway_id, log, min(size) AS smallest, max(size) AS largest FROM {checkpoint} GROUP BY gateway_id, log) l
+    JOIN {checkpoint} f ON f.gateway_id = l.gateway_id AND f.log = l.log AND f.size = l.smallest
+    JOIN {checkpoint} t ON t.gateway_id = l.gateway_id AND t.log = l.log AND t.size = l.largest
+    ORDER BY l.gateway_id, l.log";
+
+/// A log of which checkpoints are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLog {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The log, named by its first epoch.
+    pub log: Epoch,
+    /// The number of records in the largest checkpoint.
+    pub size: u64,
+    /// The note of the smallest checkpoint.
+    pub first: String,
+    /// The note of the largest checkpoint.
+    pub last: String,
+}
+
+/// All logs of which the database has checkpoints, by gateway and first epoch.
+///
+/// # Errors
+/// Any error of Postgres; see [`super::remedy`].
+pub async fn stored_logs(connection: &mut Connection) -> Result<Vec<StoredLog>, sqlx::Error> {
+    let mut reading = Reading::begin(connection).await?;
+    let sql = reading.sql(LOGS);
+    let rows = sql::query(sql).fetch_all(&mut *reading.transaction).await?;
+    reading.end().await?;
+    let log = |row: &PgRow| {
+        Ok(StoredLog {
+            gateway_id: GatewayId(row.try_get(0)?),
+            log: Epoch(row.try_get::<i64, _>(1)?.unsigned_abs()),
+            size: row.try_get::<i64, _>(2)?.unsigned_abs(),
+            first: row.try_get(3)?,
+            last: row.try_get(4)?,
+        })
+    };
+    rows.iter().map(log).collect()
+}
 
 /// Checkpoints that a witness had signed at a time, the newest first.
 const WITNESSED_BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND ($2::bigint IS NULL OR c.log = $2)
@@ -221,6 +275,36 @@ impl<'c> LogReading<'c> {
         let query = query.bind(bigint(place.0.0)).bind(bigint(place.1.0));
         let row = query.fetch_optional(&mut *self.reading.transaction).await?;
         self.with_anchors(row).await
+    }
+
+    /// The largest checkpoint of the log.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn last(&mut self, log: Epoch) -> Result<Option<StoredCheckpoint>, sqlx::Error> {
+        let end = i64::MAX.unsigned_abs();
+        self.before(log, (Epoch(end), Seq(end))).await
+    }
+
+    /// The tree of all records in the database from the log's first epoch on, and their hashes: for a log of few
+    /// records, that of the registrar.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn tree(&mut self, log: Epoch) -> Result<(Tree, Vec<[u8; 32]>), sqlx::Error> {
+        let sql = self.reading.sql(RECORDS);
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0));
+        let (mut tree, mut hashes) = (Tree::begin(log), Vec::new());
+        for row in query.fetch_all(&mut *self.reading.transaction).await? {
+            let number = |idx: usize| row.try_get::<i64, _>(idx).map(i64::unsigned_abs);
+            let (epoch, seq) = (Epoch(number(0)?), Seq(number(1)?));
+            let hash: Vec<u8> = row.try_get(2)?;
+            let hash = hash.try_into().map_err(|_| sqlx::Error::Decode("a hash does not have 32 bytes".into()))?;
+            let (gateway_id, prev_hash) = (self.gateway_id, Digest::ZERO);
+            tree.push(&StreamPosition { gateway_id, epoch, seq, prev_hash, hash: Digest(hash) });
+            hashes.push(hash);
+        }
+        Ok((tree, hashes))
     }
 
     /// The nodes of the tree of `to`, from those of the tree of `from` (none: the empty tree) and the records in

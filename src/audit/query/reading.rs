@@ -61,8 +61,8 @@ impl<'c> Reading<'c> {
     }
 
     /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}`, `{quarantine}`,
-    /// `{policy}`, `{gateway}`, `{checkpoint}` and `{anchor}`. Only constant texts are passed, and the name of the
-    /// schema is quoted.
+    /// `{policy}`, `{gateway}`, `{checkpoint}`, `{anchor}` and `{retired}`. Only constant texts are passed, and the
+    /// name of the schema is quoted.
     pub(super) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
         let mut sql = sql.to_owned();
         for (placeholder, table) in [
@@ -73,6 +73,7 @@ impl<'c> Reading<'c> {
             ("{gateway}", "audit_gateway"),
             ("{checkpoint}", "audit_checkpoint"),
             ("{anchor}", "audit_anchor"),
+            ("{retired}", "audit_retired_hash"),
         ] {
             sql = sql.replace(placeholder, &self.table(table));
         }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::decision_args::{DecisionArgs, append, commit, with_remedy};
 use super::journal::Journal;
+use super::registrar_log;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::sink::postgres::registrar::{ACCEPTED, LockedRegistrar};
 use crate::audit::verify::{FaultKind, UnprovenKind};
@@ -54,5 +55,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     journal.check(&registrar)?;
     let decision = args.decision.decision(&args.kind, GatewayId(args.gateway), args.epoch.map(Epoch), range);
     let record = append(&mut registrar, &mut journal, ACCEPTED, &decision).await?;
-    commit(registrar, &[record], &args.decision, json).await
+    commit(registrar, &[record], &args.decision, json).await?;
+    registrar_log::sign(config).await;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::decision_args::with_remedy;
 use super::journal;
+use super::registrar_log;
 use crate::audit::query::{Filter, query};
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::postgres::registrar::{LockedRegistrar, registrar_id};
@@ -126,5 +127,6 @@ async fn replay(config: &Config, args: &Replay) -> anyhow::Result<()> {
         restored += 1;
     }
     registrar.commit().await.map_err(with_remedy)?;
+    registrar_log::sign(config).await;
     Ok(print(&format!("{} of {} recorded again\n", restored, plural(records.len() as u64, "decision")))?)
 }

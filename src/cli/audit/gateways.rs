@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::decision_args::{DecisionArgs, append, commit, with_remedy};
 use super::journal::Journal;
+use super::registrar_log;
 use crate::audit::record::GatewayId;
 use crate::audit::sink::postgres::gateways::{Lease, RegisteredGateway, close, register, registered_gateways};
 use crate::audit::sink::postgres::registrar::{CLOSED, LockedRegistrar};
@@ -122,7 +123,9 @@ async fn close_gateway(config: &Config, args: &Close, json: bool) -> anyhow::Res
     let last = close(registrar.connection(), id).await.map_err(with_remedy)?;
     let decision = args.decision.decision("closed", id, last.map(|(epoch, _)| epoch), last.map(|(_, seq)| (seq, seq)));
     let record = append(&mut registrar, &mut journal, CLOSED, &decision).await?;
-    commit(registrar, &[record], &args.decision, json).await
+    commit(registrar, &[record], &args.decision, json).await?;
+    registrar_log::sign(config).await;
+    Ok(())
 }
 
 fn row(gateway: &RegisteredGateway) -> Vec<String> {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::decision_args::{DecisionArgs, append_entry, commit, with_remedy};
 use super::journal::Journal;
+use super::registrar_log;
 use crate::audit::record::{AuditRecord, Entry, GatewayId, Seq, Timestamp};
 use crate::audit::sink::postgres::holds::{Hold, Lifted, holds, locked_holds};
 use crate::audit::sink::postgres::registrar::{HOLD, LIFTED, LockedRegistrar, entry, registrar_id};
@@ -116,6 +117,7 @@ async fn record(
     let record: AuditRecord = append_entry(&mut registrar, &mut journal, entry).await?;
     let number = record.position.seq;
     commit(registrar, &[record], args, json).await?;
+    registrar_log::sign(config).await;
     if method == HOLD && !json {
         print(&format!("hold {number} keeps these records until gatepost audit hold lift {number}\n"))?;
     }

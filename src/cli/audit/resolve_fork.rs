@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::decision_args::{DecisionArgs, append, commit, with_remedy};
 use super::journal::Journal;
+use super::registrar_log;
 use crate::audit::outbox_head::OutboxHead;
 use crate::audit::sink::postgres::fork::{Resolution, resolve};
 use crate::audit::sink::postgres::registrar::{LockedRegistrar, RESOLVED};
@@ -63,7 +64,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     if records.is_empty() && !json {
         print("no stream in the file is forked: each gateway can continue\n")?;
     }
-    commit(registrar, &records, &args.decision, json).await
+    commit(registrar, &records, &args.decision, json).await?;
+    registrar_log::sign(config).await;
+    Ok(())
 }
 
 fn heads(path: &Path, epoch: Option<u64>) -> anyhow::Result<Vec<OutboxHead>> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::decision_args::{DecisionArgs, commit_with_journal, with_remedy};
 use super::journal::Journal;
 use super::month::Month;
+use super::registrar_log;
 use crate::audit::query::{Filter, Pager};
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition};
 use crate::audit::retired::{RETIRED_METHOD, Retired, Retirement};
@@ -18,7 +19,7 @@ use crate::audit::sink::postgres::Connection;
 use crate::audit::sink::postgres::holds::locked_holds;
 use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar, accepted, entry, registrar_id};
 use crate::audit::sink::postgres::retire::{
-    Removal, first_kept_epoch, foreign_rows, hash_at, is_busy, keep_policies, server_time,
+    Removal, confirmed_logs, first_kept_epoch, foreign_rows, hash_at, is_busy, keep_policies, server_time,
 };
 use crate::audit::verify::StreamHead;
 use crate::cli::database;
@@ -47,6 +48,9 @@ pub(super) struct Args {
     /// An output of gatepost audit heads that was kept elsewhere and is later than these months
     #[arg(long, value_name = "FILE")]
     heads: PathBuf,
+    /// Also retire records that no witness or other anchor has confirmed, although checkpoints are signed
+    #[arg(long)]
+    unanchored: bool,
     /// Export the records into this new directory first
     #[arg(long, value_name = "DIR")]
     export: Option<PathBuf>,
@@ -122,6 +126,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         return Ok(print(&if json { json_line(&line)? } else { format!("no record is older than {cut}\n") })?);
     }
     heads.check(&mut connection, &retirement).await?;
+    if !args.unanchored {
+        check_anchored(&mut connection, &retirement, config.evidence.origin.is_some()).await?;
+    }
     let mut kept = BTreeMap::new();
     for gateway in retirement.gateways() {
         let first = first_kept_epoch(&mut connection, gateway, cut.begin()).await.map_err(with_remedy)?;
@@ -147,6 +154,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             }
         }
     };
+    if !args.dry_run {
+        registrar_log::sign(config).await;
+    }
     report(args, cut, &plan, &partitions, &records, json)
 }
 
@@ -172,6 +182,35 @@ async fn check_holds(registrar: &mut LockedRegistrar<'_>, cut: Month) -> anyhow:
          the hold: gatepost audit hold lift {number}",
         escape_hidden(&hold.reason)
     )
+}
+
+/// Checks that an anchor has confirmed a checkpoint over the records of each gateway that signs checkpoints, or of all
+/// if `is_configured`: once records are gone, only that shows what they were.
+async fn check_anchored(
+    connection: &mut Connection,
+    retirement: &Retirement,
+    is_configured: bool,
+) -> anyhow::Result<()> {
+    let mut logs = BTreeMap::new();
+    for gateway in retirement.gateways() {
+        logs.insert(gateway, confirmed_logs(connection, gateway).await.map_err(with_remedy)?);
+    }
+    for (gateway, epoch, end) in retirement.ends() {
+        let logs = logs.get(&gateway).map_or(&[][..], Vec::as_slice);
+        let confirmed = logs.iter().rfind(|log| log.log <= epoch).and_then(|log| log.last);
+        let is_needed = is_configured || !logs.is_empty();
+        if is_needed && confirmed.is_none_or(|last| last < (epoch, end.seq)) {
+            let last = confirmed.map_or_else(|| "none".to_owned(), |(epoch, seq)| format!("{epoch}/{seq}"));
+            bail!(
+                "no witness or other anchor has confirmed a checkpoint over record {epoch}/{} of gateway {gateway}, which \
+                 would be retired (the last one that is confirmed: {last}); nothing was retired. Wait until the anchors \
+                 have signed (alarm evidence_unanchored), name an earlier month, or give --unanchored: then nothing \
+                 outside of this database shows that these records existed",
+                end.seq
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Reads, checks and exports the records before `cut`.
@@ -291,7 +330,8 @@ async fn remove(
     journal.check(registrar)?;
     check_holds(registrar, cut).await?;
     let (id, quarantined) = (registrar.gateway_id(), plan.retirement.quarantined());
-    let removal = Removal::begin(registrar.connection(), id, cut.begin(), quarantined, args.lock_timeout).await?;
+    let (gateways, connection) = (plan.retirement.gateways(), registrar.connection());
+    let removal = Removal::begin(connection, id, cut.begin(), &gateways, quarantined, args.lock_timeout).await?;
     ensure!(
         removal.rows() == plan.retirement.records(),
         "{} before {cut} were read, and {} are there now: records arrived late, or rows were deleted. Nothing was \

@@ -14,6 +14,7 @@ use crate::audit::record::{Call, Status as CallStatus, Timestamp};
 use crate::audit::shipper::ShipperState;
 use crate::connections::Peer;
 use crate::escape::escape_hidden;
+use crate::notary::{EvidenceState, POSTGRES};
 use crate::ops::format::{age, bytes, cell, count, date_time, plural, target};
 use crate::ops::protocol::Question;
 use crate::ops::status::{Condition, OutboxStatus, PipelineStatus, Status};
@@ -67,6 +68,7 @@ pub(super) async fn overview(console: &Console) -> Markup {
         div id="moving" {
             (pipeline(console, &status))
             (alarms(&status))
+            @if let Some(evidence) = &console.sources.evidence { (evidence_section(&evidence.get())) }
             div.pair {
                 (backends(console, &status))
                 (calls(&status, &open_calls))
@@ -195,6 +197,59 @@ fn alarms(status: &Status) -> Markup {
     }
 }
 
+/// The checkpoints of this gateway, and who confirmed them.
+fn evidence_section(state: &EvidenceState) -> Markup {
+    html! {
+        section aria-labelledby="evidence" {
+            h2 id="evidence" { "Evidence" }
+            @for sentence in proven(state) { p { (sentence) } }
+            @if let Some(fault) = state.contradiction.as_ref().or(state.fault.as_ref()) {
+                p.error { strong { "Nothing is signed" } ": " (escape_hidden(fault)) }
+            }
+            table {
+                caption { "Signed checkpoints of the trail, by who has them" }
+                thead { tr {
+                    th scope="col" { "Place" } th.number scope="col" { "Records" } th scope="col" { "Confirmed" }
+                    th scope="col" { "Last error" }
+                } }
+                tbody { @for (name, place) in &state.places { tr {
+                    th scope="row" { (escape_hidden(name)) }
+                    td.number { (place.last.map_or("-".to_owned(), |last| count(last.size))) }
+                    td { @if let Some(last) = place.last { (time(last.at)) } @else { "not since startup" } }
+                    td { (escape_hidden(place.error.as_deref().unwrap_or_default())) }
+                } } }
+            }
+        }
+    }
+}
+
+/// The sentences that say up to when the trail is proven, and by whom, for each place that confirmed a checkpoint.
+fn proven(state: &EvidenceState) -> Vec<Markup> {
+    let confirmed = state.places.iter().filter(|(name, _)| *name != POSTGRES);
+    let sentences: Vec<_> = confirmed
+        .filter_map(|(name, place)| {
+            let last = place.last?;
+            // The records were stored before their checkpoint was signed. Of an older one only the size is known.
+            let signed = state.signed.filter(|signed| signed.size == last.size);
+            Some(html! {
+                "Proven up to "
+                @match signed {
+                    Some(signed) => { (time(signed.at.min(last.at))) ", " (plural(last.size, "record")) }
+                    None => { (plural(last.size, "record")) }
+                }
+                ", witnessed by " (escape_hidden(name)) "."
+            })
+        })
+        .collect();
+    match (sentences.is_empty(), state.signed) {
+        (false, _) => sentences,
+        (true, Some(signed)) => vec![html! {
+            "Signed up to " (time(signed.at)) ", " (plural(signed.size, "record")) ", and not confirmed by a witness yet."
+        }],
+        (true, None) => vec![html! { "No checkpoint was signed since startup." }],
+    }
+}
+
 fn calls(status: &Status, open_calls: &Result<Vec<Call>, String>) -> Markup {
     let listed = open_calls.as_deref().unwrap_or_default();
     let number = |count: usize, thing: &str| plural(count as u64, thing);
@@ -300,7 +355,35 @@ fn sentence(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notary::{Anchored, PlaceState};
     use crate::ops::status::BackendStatus;
+
+    #[test]
+    fn evidence_says_up_to_when_and_by_whom_and_shows_text_as_text() {
+        let at = |seconds: i64| Timestamp::from_micros(1_795_910_400_000_000 + seconds * 1_000_000);
+        let confirmed = |size, seconds| Some(Anchored { size, at: at(seconds) });
+        let place = |last, error: &str| PlaceState { last, error: Some(error.to_owned()) };
+        let evil = "<script>\u{202e}";
+        let places = [(POSTGRES, confirmed(53, 1)), ("w1", confirmed(53, 2)), ("w2", confirmed(40, 0)), (evil, None)];
+        let mut state = EvidenceState {
+            since: at(0),
+            anchor_max_age: std::time::Duration::from_secs(1),
+            signed: confirmed(53, 0),
+            places: places.map(|(name, last)| (name.to_owned(), place(last, evil))).into(),
+            fault: Some(evil.to_owned()),
+            contradiction: None,
+        };
+        let shown = evidence_section(&state).into_string();
+        assert!(!shown.contains("<script") && !shown.contains('\u{202e}'), "{shown}");
+        let date = date_time(at(0));
+        assert!(shown.contains(&format!("{date}</time>, 53 records, witnessed by w1.</p>")), "{shown}");
+        assert!(shown.contains("<p>Proven up to 40 records, witnessed by w2.</p>"), "{shown}");
+        assert_eq!(shown.matches("Proven up to").count(), 2, "Postgres proves nothing: {shown}");
+        state.places.clear();
+        assert!(evidence_section(&state).into_string().contains("not confirmed by a witness yet"));
+        state.signed = None;
+        assert!(evidence_section(&state).into_string().contains("No checkpoint was signed since startup"));
+    }
 
     #[test]
     fn the_sentence_names_a_backend_that_is_down_once() {

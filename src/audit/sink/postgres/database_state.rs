@@ -9,7 +9,7 @@ use crate::audit::sql;
 
 /// The tables of the trail, with their partitions.
 const TABLES: &str = "FROM unnest(ARRAY['audit_log', 'audit_stream', 'audit_quarantine', 'audit_gateway',
-        'audit_registrar', 'audit_foreign', 'audit_policy', 'audit_checkpoint', 'audit_anchor']) AS t(name)
+        'audit_registrar', 'audit_foreign', 'audit_policy', 'audit_checkpoint', 'audit_anchor', 'audit_retired_hash']) AS t(name)
     CROSS JOIN LATERAL (SELECT to_regclass(t.name)::oid UNION ALL
         SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name)) AS named(oid)
     JOIN pg_class c ON c.oid = named.oid";

@@ -4,6 +4,9 @@
 //! is dropped that was not read. Then the table itself is locked, for a moment: detaching a partition needs it, since
 //! the table has a default partition. Each lock is waited for at most `lock_timeout`; deliveries wait as long.
 
+mod evidence;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
@@ -16,6 +19,8 @@ use crate::audit::record::column::COLUMNS;
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sql::{self, Connection};
+
+pub use evidence::{ConfirmedLog, confirmed_logs};
 
 const OPERATION: &str = "retire records";
 
@@ -115,7 +120,8 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// Locks and counts what is to be dropped, and deletes the other rows. The records of the registrar are kept.
+    /// Locks and counts what is to be dropped, and deletes the other rows. The records of the registrar are kept, and
+    /// the hashes of those records of `gateways` that proofs need. Checkpoints of that time are thinned out.
     ///
     /// # Errors
     /// See [`SinkError`]; see also [`is_busy`]. Roll back then.
@@ -123,6 +129,7 @@ impl Removal {
         connection: &mut PgConnection,
         registrar: GatewayId,
         cut: Timestamp,
+        gateways: &BTreeSet<GatewayId>,
         quarantined: &[StreamPosition],
         lock_timeout: Duration,
     ) -> Result<Self, SinkError> {
@@ -133,6 +140,10 @@ impl Removal {
             lock_timeout.as_millis()
         );
         sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *connection).await.map_err(fault)?;
+        evidence::thin_checkpoints(connection, registrar, cut).await?;
+        for gateway in gateways {
+            evidence::keep_hashes(connection, *gateway, cut, quarantined).await?;
+        }
         let sql = r"SELECT format('%I.%I', n.nspname, c.relname), coalesce(
                 substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']+)''\)')::timestamptz <= $1, false)
             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,0 +1,113 @@
+//! Checkpoints and retired records: what an anchor confirmed of them, and the hashes that proofs of kept records need.
+//!
+//! A proof needs a checkpoint before its record, and the hashes of all records from there to a later checkpoint. Some
+//! of these records may be retired: those between that checkpoint and the first kept record, and calls that arrived
+//! before the cut and ended after it. Their hashes stay in `audit_retired_hash`.
+
+use sqlx::postgres::PgConnection;
+
+use crate::audit::record::{Epoch, GatewayId, Seq, StreamPosition, Timestamp};
+use crate::audit::sink::interface::SinkError;
+use crate::audit::sink::postgres::error::driver_error;
+use crate::audit::sink::postgres::rows::bigint;
+use crate::audit::sink::postgres::transaction::read_transaction;
+use crate::audit::sql::{self, Connection};
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
+fn fault(error: sqlx::Error) -> SinkError {
+    driver_error("keep what proofs need of retired records", &error)
+}
+
+/// A log of which checkpoints are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfirmedLog {
+    /// The log, named by its first epoch.
+    pub log: Epoch,
+    /// The last record that is in a checkpoint that an anchor confirmed.
+    pub last: Option<(Epoch, Seq)>,
+}
+
+/// The logs of a gateway of which checkpoints are stored, the oldest first.
+///
+/// # Errors
+/// See [`SinkError`].
+pub async fn confirmed_logs(connection: &mut Connection, gateway: GatewayId) -> Result<Vec<ConfirmedLog>, SinkError> {
+    let sql = "SELECT l.log, c.epoch, c.seq
+        FROM (SELECT log FROM audit_checkpoint WHERE gateway_id = $1 GROUP BY log) l
+        LEFT JOIN (SELECT log, max(size) AS size FROM audit_anchor WHERE gateway_id = $1 GROUP BY log) a ON a.log = l.log
+        LEFT JOIN audit_checkpoint c ON c.gateway_id = $1 AND c.log = a.log AND c.size = a.size
+        ORDER BY l.log";
+    let mut reading = read_transaction(connection).await?;
+    let rows = sql::query_as(sql).bind(gateway.0).fetch_all(&mut *reading).await;
+    let rows: Vec<(i64, Option<i64>, Option<i64>)> = rows.map_err(fault)?;
+    let log = |(log, epoch, seq): (i64, Option<i64>, Option<i64>)| ConfirmedLog {
+        log: Epoch(log.cast_unsigned()),
+        last: epoch.zip(seq).map(|(epoch, seq)| (Epoch(epoch.cast_unsigned()), Seq(seq.cast_unsigned()))),
+    };
+    Ok(rows.into_iter().map(log).collect())
+}
+
+/// Thins out the checkpoints that were stored before `cut`: of each log and hour one remains, if possible one that an
+/// anchor confirmed, and the largest one of each log.
+pub(super) async fn thin_checkpoints(
+    connection: &mut PgConnection,
+    registrar: GatewayId,
+    cut: Timestamp,
+) -> Result<(), SinkError> {
+    let sql = "WITH ranked AS (
+            SELECT c.gateway_id, c.log, c.size, c.size = max(c.size) OVER (PARTITION BY c.gateway_id, c.log) AS is_last,
+                c.stored_at, row_number() OVER (
+                    PARTITION BY c.gateway_id, c.log, date_trunc('hour', c.stored_at)
+                    ORDER BY (EXISTS (SELECT FROM audit_anchor a WHERE a.gateway_id = c.gateway_id AND a.log = c.log
+                        AND a.size = c.size)) DESC, c.size DESC) AS number
+            FROM audit_checkpoint c WHERE c.gateway_id <> $2),
+        gone AS (
+            DELETE FROM audit_checkpoint c USING ranked r
+            WHERE r.number > 1 AND NOT r.is_last AND r.stored_at < $1
+            AND c.gateway_id = r.gateway_id AND c.log = r.log AND c.size = r.size
+            RETURNING c.gateway_id, c.log, c.size)
+        DELETE FROM audit_anchor a USING gone g
+        WHERE a.gateway_id = g.gateway_id AND a.log = g.log AND a.size = g.size";
+    let delete = sql::query(sql).bind(cut.to_datetime()).bind(registrar.0);
+    delete.execute(connection).await.map(|_| ()).map_err(fault)
+}
+
+/// Keeps the hashes of the records of a gateway before `cut` that proofs of its other records need; none if it has no
+/// checkpoint. `quarantined` are those of its records in quarantine that are retired.
+pub(super) async fn keep_hashes(
+    connection: &mut PgConnection,
+    gateway: GatewayId,
+    cut: Timestamp,
+    quarantined: &[StreamPosition],
+) -> Result<(), SinkError> {
+    let Some((epoch, seq)) = last_before_kept(connection, gateway, cut).await? else { return Ok(()) };
+    let sql = r#"INSERT INTO audit_retired_hash (gateway_id, epoch, seq, hash)
+        SELECT gateway_id, epoch, seq, hash FROM audit_log
+        WHERE gateway_id = $1 AND "timestamp" < $2 AND (epoch, seq) > ($3, $4)
+        UNION SELECT $1, * FROM unnest($5::bigint[], $6::bigint[], $7::bytea[]) AS q (epoch, seq, hash)
+        WHERE (q.epoch, q.seq) > ($3, $4) ON CONFLICT DO NOTHING"#;
+    let own = || quarantined.iter().filter(|position| position.gateway_id == gateway);
+    let keep = sql::query(sql).bind(gateway.0).bind(cut.to_datetime()).bind(epoch).bind(seq);
+    let keep = keep.bind(own().map(|position| bigint(position.epoch.0)).collect::<Vec<_>>());
+    let keep = keep.bind(own().map(|position| bigint(position.seq.0)).collect::<Vec<_>>());
+    let keep = keep.bind(own().map(|position| position.hash.0.to_vec()).collect::<Vec<_>>());
+    keep.execute(connection).await.map(|_| ()).map_err(fault)
+}
+
+/// The last record in the last checkpoint that has no kept record; zeros if each has one, `None` without checkpoints.
+async fn last_before_kept(
+    connection: &mut PgConnection,
+    gateway: GatewayId,
+    cut: Timestamp,
+) -> Result<Option<(i64, i64)>, SinkError> {
+    let sql =
+        r#"SELECT epoch, seq FROM audit_log WHERE gateway_id = $1 AND "timestamp" >= $2 ORDER BY epoch, seq LIMIT 1"#;
+    let first = sql::query_as(sql).bind(gateway.0).bind(cut.to_datetime()).fetch_optional(&mut *connection).await;
+    let (epoch, seq): (i64, i64) = first.map_err(fault)?.unwrap_or((i64::MAX, i64::MAX));
+    let sql = "SELECT EXISTS (SELECT FROM audit_checkpoint WHERE gateway_id = $1), b.epoch, b.seq
+        FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT c.epoch, c.seq FROM audit_checkpoint c
+            WHERE c.gateway_id = $1 AND (c.epoch, c.seq) < ($2, $3) ORDER BY c.log DESC, c.size DESC LIMIT 1) b ON true";
+    let row = sql::query_as(sql).bind(gateway.0).bind(epoch).bind(seq).fetch_one(connection).await;
+    let (signs, epoch, seq): (bool, Option<i64>, Option<i64>) = row.map_err(fault)?;
+    Ok(signs.then_some((epoch.unwrap_or(0), seq.unwrap_or(0))))
+}

@@ -1,0 +1,343 @@
+//! Drills: what becomes of a log when keys, machines, disks and databases change, as docs/evidence.md describes it.
+
+use std::fs;
+use std::path::Path;
+
+use gatepost::evidence::key::{SignatureType, SigningKey, VerifierKey};
+use nix::sys::signal::Signal;
+use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::common::gatepost::{Gatepost, Setup, write_secret};
+use crate::common::wait::{SOON, until_async};
+use crate::evidence::{ORIGIN, Signing, Witnessing, copy, is_raised, verifier};
+use crate::run::run;
+
+/// A record and its proof, as `audit prove` writes them.
+struct Proven {
+    record: String,
+    proof: String,
+}
+
+impl Proven {
+    /// The exit code and the words of the verifier that knows only the specification.
+    fn verify(&self, policy: &str) -> (Option<i32>, String) {
+        verifier(TempDir::new().unwrap().path(), policy, &self.record, &self.proof)
+    }
+
+    fn succeeds(&self, policy: &str) {
+        let (code, said) = self.verify(policy);
+        assert!(code == Some(0) && said.starts_with("proven"), "{said}\n{policy}");
+    }
+
+    fn fails(&self, policy: &str, reason: &str) {
+        let (code, said) = self.verify(policy);
+        assert!(code == Some(1) && said.contains(reason), "{said}\n{policy}");
+    }
+}
+
+/// Runs a command that must succeed.
+fn succeeds(setup: &Setup, args: &[&str]) -> String {
+    let (code, stdout, stderr) = run(setup, args);
+    assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
+    stdout
+}
+
+fn policy(setup: &Setup, args: &[&str]) -> String {
+    succeeds(setup, &[&["evidence", "policy"], args].concat())
+}
+
+/// A new key in a file; returns the verifier key that it has as a key of the gateway's log.
+fn new_key(path: &Path, gateway: Uuid) -> VerifierKey {
+    let (_, secret) = SigningKey::generate(ORIGIN, SignatureType::Ed25519).unwrap();
+    write_secret(path, format!("{}\n", *secret));
+    SigningKey::parse_named(&secret, &format!("{ORIGIN}/{gateway}")).unwrap().verifier().clone()
+}
+
+impl Signing {
+    /// The last call that was recorded.
+    async fn last_call(&self) -> String {
+        let sql = "SELECT request_id FROM audit_log WHERE tool_name = 'echo' ORDER BY request_id DESC LIMIT 1";
+        sqlx::query_scalar::<_, Uuid>(sql).fetch_one(&self.pool).await.unwrap().to_string()
+    }
+
+    fn prove(&self, id: &str) -> Proven {
+        let out = TempDir::new().unwrap();
+        let dir = out.path().to_str().unwrap();
+        succeeds(&self.setup, &["audit", "prove", id, "--unwitnessed", "--output", dir]);
+        let read = |end: &str| fs::read_to_string(out.path().join(format!("{id}.{end}"))).unwrap();
+        Proven { record: read("json"), proof: read("tlog-proof") }
+    }
+
+    /// Starts the gateway, calls, and stops it; the last call, whose record is signed.
+    async fn session(&self) -> String {
+        let gatepost = self.setup.start();
+        self.call(&gatepost, 3).await;
+        self.stop(gatepost);
+        self.all_signed().await;
+        self.last_call().await
+    }
+
+    /// A gateway on another machine, with the same keys and database.
+    fn other_machine(&self) -> Setup {
+        let mut other = Setup::new();
+        for (key, value) in &self.setup.settings {
+            if key.starts_with("evidence.") || ["postgres.url", "audit.gateway_id"].contains(&key.as_str()) {
+                other.set_toml(key, value);
+            }
+        }
+        other
+    }
+
+    async fn execute(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn gateways(&self) -> Vec<Uuid> {
+        let sql = "SELECT DISTINCT gateway_id FROM audit_checkpoint ORDER BY gateway_id";
+        sqlx::query_scalar(sql).fetch_all(&self.pool).await.unwrap()
+    }
+}
+
+async fn raised(gatepost: &Gatepost, alarm: &str) {
+    until_async(&format!("the alarm {alarm} is raised"), SOON, async || is_raised(gatepost, alarm)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_keys_are_accepted_by_one_policy() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(0x81));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    let by_old = signing.session().await;
+    let old_policy = policy(&signing.setup, &[]);
+    let file = signing.setup.dir().join("second.key");
+    let key = new_key(&file, gateway);
+    let file = file.display().to_string();
+    signing.setup.set("evidence.second_key_file", &file);
+    // The witness knows the old key only, which still signs.
+    let by_both = signing.session().await;
+    signing.all_witnessed().await;
+    let both_policy = policy(&signing.setup, &[]);
+    assert_eq!(both_policy.matches("\nlog ").count(), 2, "{both_policy}");
+    signing.setup.set("evidence.key_file", &file);
+    signing.setup.settings.remove("evidence.second_key_file");
+    let gatepost = signing.setup.start();
+    signing.setup.wait_for_log("a witness did not sign");
+    witnessing.stop.cancel();
+    witnessing.others.push(key);
+    witnessing.start().await;
+    signing.call(&gatepost, 3).await;
+    signing.all_witnessed().await;
+    signing.stop(gatepost);
+    let by_new = signing.last_call().await;
+    for (id, with_old) in [(&by_old, true), (&by_both, true), (&by_new, false)] {
+        let proven = signing.prove(id);
+        proven.succeeds(&both_policy);
+        if with_old {
+            proven.succeeds(&old_policy);
+        } else {
+            proven.fails(&old_policy, "has not signed the checkpoint");
+        }
+    }
+    let new_policy = policy(&signing.setup, &[]);
+    assert!(new_policy.contains("# Older checkpoints are signed by another key"), "{new_policy}");
+    signing.prove(&by_new).succeeds(&new_policy);
+    signing.prove(&by_old).fails(&new_policy, "has not signed the checkpoint");
+    assert_eq!(signing.checkpoints().await.iter().map(|it| it.log).max(), Some(1), "it is one log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_key_is_replaced_and_the_log_continues() {
+    let mut signing = Signing::new().await;
+    let by_lost = signing.session().await;
+    let gateway = signing.gateways().await[0];
+    let old_policy = policy(&signing.setup, &[]);
+    fs::remove_file(signing.setup.dir().join("log.key")).unwrap();
+    let (code, _, stderr) = run(&signing.setup, &["serve"]);
+    assert!(code == Some(2) && stderr.contains("evidence.key_file") && stderr.contains("log.key"), "{stderr}");
+    let file = signing.setup.dir().join("new.key");
+    let key = new_key(&file, gateway);
+    signing.setup.set("evidence.key_file", file.to_str().unwrap());
+    let by_new = signing.session().await;
+    let new_policy = policy(&signing.setup, &[]);
+    assert!(new_policy.contains(&format!("\nlog {key}\n# Older checkpoints")), "{new_policy}");
+    signing.prove(&by_lost).succeeds(&old_policy);
+    signing.prove(&by_lost).fails(&new_policy, "has not signed the checkpoint");
+    signing.prove(&by_new).succeeds(&new_policy);
+    let merged = old_policy.replace("\nlog ", &format!("\nlog {key}\nlog "));
+    signing.prove(&by_lost).succeeds(&merged);
+    signing.prove(&by_new).succeeds(&merged);
+    assert_eq!(signing.checkpoints().await.iter().map(|it| it.log).max(), Some(1), "the log continues");
+    // A configuration that has neither key makes no policy for the log.
+    new_key(&file, gateway);
+    let foreign = policy(&signing.setup, &[]);
+    assert!(foreign.contains("# NOT in this policy") && !foreign.contains("\nlog "), "{foreign}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moved_outbox_continues_its_log_and_another_outbox_begins_one() {
+    let mut signing = Signing::new().await;
+    let before = signing.session().await;
+    let other = signing.other_machine();
+    copy(&signing.setup.audit_dir(), &other.audit_dir());
+    fs::remove_dir_all(signing.setup.audit_dir()).unwrap();
+    let old = std::mem::replace(&mut signing.setup, other);
+    let after = signing.session().await;
+    assert!(!signing.setup.log().contains("evidence_fork"), "{}", signing.setup.log());
+    let checkpoints = signing.checkpoints().await;
+    assert_eq!(signing.gateways().await.len(), 1);
+    assert_eq!((checkpoints.last().unwrap().log, checkpoints.last().unwrap().epoch), (1, 2), "the log continues");
+    // Without the outbox it is another gateway, with a log of its own, and the same key.
+    let other = signing.other_machine();
+    let moved = std::mem::replace(&mut signing.setup, other);
+    let elsewhere = signing.session().await;
+    let gateways = signing.gateways().await;
+    assert_eq!(gateways.len(), 2);
+    let all = policy(&signing.setup, &[]);
+    assert_eq!(all.matches("\nlog ").count(), 2, "{all}");
+    for id in [&before, &after, &elsewhere] {
+        signing.prove(id).succeeds(&all);
+    }
+    let one = policy(&signing.setup, &["--log", &format!("{ORIGIN}/{}", gateways[0])]);
+    assert_eq!(one.matches("\nlog ").count(), 1, "{one}");
+    assert_eq!(one, policy(&signing.setup, &["--gateway", &gateways[0].to_string()]));
+    let (code, _, stderr) = run(&signing.setup, &["evidence", "policy", "--log", "x"]);
+    assert!(code == Some(1) && stderr.contains("no log was found"), "{stderr}");
+    drop((old, moved));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_database_is_behind_its_checkpoints_and_the_log_continues() {
+    let signing = Signing::new().await;
+    signing.session().await;
+    let backed_up = signing.count("SELECT max(size) FROM audit_checkpoint").await;
+    let lost = signing.session().await;
+    let records = signing.count("SELECT count(*) FROM audit_log").await;
+    let signed = signing.count("SELECT max(size) FROM audit_checkpoint").await;
+    for table in ["audit_log", "audit_stream", "audit_checkpoint"] {
+        signing.execute(&format!("DELETE FROM {table} WHERE epoch = 2")).await;
+    }
+    let gatepost = signing.setup.start();
+    until_async("the records are delivered again", SOON, async || {
+        signing.count("SELECT count(*) FROM audit_log").await > records
+    })
+    .await;
+    signing.call(&gatepost, 3).await;
+    signing.all_signed().await;
+    assert!(!is_raised(&gatepost, "evidence_fork"));
+    signing.stop(gatepost);
+    let sizes: Vec<_> = signing.checkpoints().await.iter().map(|it| (it.log, it.size)).collect();
+    assert!(sizes.iter().all(|(log, size)| *log == 1 && (*size <= backed_up || *size > signed)), "{sizes:?}");
+    // The lost checkpoints are not there again; a later one proves the records.
+    signing.prove(&lost).succeeds(&policy(&signing.setup, &[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_restore_lost_for_ever_are_missing_and_later_ones_are_proven() {
+    let signing = Signing::new().await;
+    signing.session().await;
+    let lost = signing.session().await;
+    signing.session().await;
+    // The outbox has the last epoch only.
+    let mut files: Vec<_> =
+        fs::read_dir(signing.setup.audit_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "redb"));
+    files.sort();
+    assert_eq!(files.len(), 3, "{files:?}");
+    files.iter().take(2).for_each(|path| fs::remove_file(path).unwrap());
+    for table in ["audit_log", "audit_stream", "audit_checkpoint"] {
+        signing.execute(&format!("DELETE FROM {table} WHERE epoch > 1")).await;
+    }
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 3).await;
+    signing.all_signed().await;
+    signing.call(&gatepost, 3).await;
+    signing.all_signed().await;
+    assert!(!is_raised(&gatepost, "evidence_fork"), "it contradicts nothing");
+    signing.stop(gatepost);
+    let later = signing.last_call().await;
+    let (code, _, stderr) = run(&signing.setup, &["audit", "prove", &lost, "--unwitnessed"]);
+    assert!(code == Some(1) && stderr.contains("no record"), "{stderr}");
+    // Between the restored checkpoint and the next one, hashes are missing; after that, none are.
+    let (code, _, stderr) = run(&signing.setup, &["audit", "prove", "4/1", "--unwitnessed"]);
+    assert!(code == Some(1) && stderr.contains("are missing"), "{stderr}");
+    signing.prove(&later).succeeds(&policy(&signing.setup, &[]));
+    let (code, stdout, _) = run(&signing.setup, &["audit", "verify"]);
+    assert!(code == Some(1) && stdout.contains("epoch"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_disk_ends_the_log_and_signed_records_are_known_to_be_missing() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(0x84));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 3).await;
+    signing.all_witnessed().await;
+    // Records are stored and signed, and cannot be delivered.
+    signing.execute("ALTER TABLE audit_log ADD CONSTRAINT closed CHECK (false) NOT VALID").await;
+    signing.execute("ALTER TABLE audit_quarantine ADD CONSTRAINT closed CHECK (false) NOT VALID").await;
+    let delivered = signing.count("SELECT count(*) FROM audit_log").await;
+    signing.call(&gatepost, 5).await;
+    let largest = "SELECT coalesce(max(size), 0) FROM audit_anchor";
+    until_async("the witness signed them", SOON, async || signing.count(largest).await >= delivered + 5).await;
+    gatepost.end(Signal::SIGKILL);
+    fs::remove_dir_all(signing.setup.audit_dir()).unwrap();
+    signing.execute("ALTER TABLE audit_log DROP CONSTRAINT closed").await;
+    signing.execute("ALTER TABLE audit_quarantine DROP CONSTRAINT closed").await;
+    let missing = signing.count(largest).await - delivered;
+    assert!(missing >= 5, "the witness signed more records than anyone has");
+    let gatepost = signing.setup.start();
+    raised(&gatepost, "evidence_fork").await;
+    signing.setup.wait_for_log("this gateway does not remember to have signed one");
+    let (code, _, stderr) = run(&signing.setup, &["evidence", "new-log"]);
+    assert!(code == Some(1) && stderr.contains("stop that gateway"), "{stderr}");
+    signing.call(&gatepost, 2).await;
+    signing.stop(gatepost);
+    let said = succeeds(&signing.setup, &["evidence", "new-log"]);
+    assert!(said.contains("begins a new log") && said.contains("witnesses"), "{said}");
+    let name = format!("{ORIGIN}/{gateway}/2");
+    witnessing.stop.cancel();
+    witnessing.others.push(SigningKey::parse_named(&signing.secret, &name).unwrap().verifier().clone());
+    witnessing.start().await;
+    let gatepost = signing.setup.start();
+    until_async("the witness signs the new log", SOON, async || {
+        signing.count("SELECT count(*) FROM audit_anchor WHERE log = 2").await > 0
+    })
+    .await;
+    assert!(!is_raised(&gatepost, "evidence_fork"));
+    signing.stop(gatepost);
+    let both = policy(&signing.setup, &[]);
+    assert!(both.contains(&format!("log {ORIGIN}/{gateway}+")) && both.contains(&format!("log {name}+")), "{both}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_gateway_with_id_and_key_signs_nothing_and_the_first_continues() {
+    let mut signing = Signing::new().await;
+    signing.setup.set("audit.gateway_id", &Uuid::from_u128(0x85).to_string());
+    let first = signing.setup.start();
+    signing.call(&first, 3).await;
+    signing.all_signed().await;
+    let other = signing.other_machine();
+    let second = other.start();
+    raised(&second, "evidence_fork").await;
+    let size = signing.count("SELECT max(size) FROM audit_checkpoint").await;
+    signing.call(&second, 20).await;
+    signing.call(&first, 3).await;
+    until_async("the first signs on", SOON, async || {
+        signing.count("SELECT max(size) FROM audit_checkpoint").await > size
+    })
+    .await;
+    assert!(!is_raised(&first, "evidence_fork"));
+    assert_eq!(second.terminate(), Some(0), "{}", other.log());
+    signing.stop(first);
+    let checkpoints = signing.checkpoints().await;
+    let names: std::collections::BTreeSet<_> = checkpoints.iter().map(|it| it.log).collect();
+    assert_eq!(names.len(), 1);
+    signing.prove(&signing.last_call().await).succeeds(&policy(&signing.setup, &[]));
+}
