@@ -13,7 +13,7 @@ use crate::audit::query::{self, LogReading, StoredCheckpoint, signing_gateways};
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, Timestamp};
 use crate::audit::sink::postgres::Connection;
 use crate::audit::verify::{FaultKind, HeadSource, Heads, Place, StreamHead, UnprovenKind};
-use crate::cli::audit::prove::signed_note;
+
 use crate::cli::exit::usage;
 use crate::counts::plural;
 use crate::evidence::cosignature::UnixTime;
@@ -21,6 +21,7 @@ use crate::evidence::note::{NOTE_BYTES_MAX, Note};
 use crate::evidence::policy::{CheckError, Policy};
 use crate::evidence::tree::{Edge, TreeHead};
 use crate::file_access::{FileAccess, FileKind};
+use crate::ops::proof::signed_note;
 use crate::ops::trail::failed;
 
 /// Rows and checkpoints of one read. *Chosen*: some megabytes.
