@@ -212,7 +212,7 @@ mod tests {
         let head = TreeHead { size: 9, root: tree.root() };
         let signed = Signed { log: Epoch(1), head, note: String::new() };
         let stored = StoredTree::of(tree);
-        let mut prove = async |hashes: Vec<[u8; 32]>| {
+        let prove = async |hashes: Vec<[u8; 32]>| {
             let mut store = Hashes(hashes);
             let mut history = History { gateway_id, tree: &stored, store: Some(&mut store), signed: &signed };
             history.prove(4).await.map_err(|error| error.to_string())
