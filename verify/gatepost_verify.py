@@ -20,7 +20,7 @@ GROUPS = {group: [column.split(":") for column in columns.split()] for group, co
 NAMES = {name for columns in GROUPS.values() for name, _ in columns} | {
     name + "_exact" for columns in GROUPS.values() for name, kind in columns if kind == "json"} | {
     "prev_hash", "hash", "salt_who", "salt_circumstances", "salt_content"}
-COMMITMENTS = {"commitment_who", "commitment_circumstances", "commitment_content"}
+COMMITMENTS = {"commitment_circumstances", "commitment_content"}  # who called is never withheld in a certificate
 
 def need(value, reason):
     if not value:

@@ -324,6 +324,9 @@ fn a_certificate_that_was_made_without_gatepost_is_accepted() {
     let (code, said) = verify(dir.path(), &policy, &certificate);
     assert!(code == Some(0) && said.contains("no record of 'alice' is missing among the 5 from number 2"), "{said}");
     assert!(said.contains("2 shown, 3 of others"), "{said}");
+    // Names that are committed to, and not shown.
+    let (code, said) = verify(dir.path(), &policy, &fixture("certificate.nobody"));
+    assert!(code == Some(1) && said.contains("'commitment_who' is not known"), "{said}");
     // A witness's signature that the policy does not know, and one that is not there.
     for changed in [policy.replacen("quorum W1", "quorum none", 1), drop_line(&policy, 1)] {
         let (code, said) =

@@ -159,12 +159,41 @@ async fn every_checkpoint_is_recomputed_from_the_table_alone_across_crashes_and_
     assert_eq!(checkpoints.last().unwrap().size, i64::try_from(hashes.len()).unwrap(), "the last record is signed too");
     assert_eq!(checkpoints.iter().map(|checkpoint| checkpoint.log).max(), Some(1), "the log outlives a crash");
     assert_eq!(checkpoints.last().unwrap().epoch, 3);
-    for checkpoint in &checkpoints {
+    check_roots(&checkpoints, &hashes);
+    signing.verify_notes(&checkpoints);
+}
+
+/// Computes the roots of the checkpoints of one log again, whose records have these hashes.
+fn check_roots<'a>(checkpoints: impl IntoIterator<Item = &'a Stored>, hashes: &[[u8; 32]]) {
+    for checkpoint in checkpoints {
         let mut edge = Edge::default();
         let covered = hashes.iter().take(usize::try_from(checkpoint.size).unwrap());
         covered.for_each(|hash| edge.push(hash, |_, _, _| {}).unwrap());
         assert_eq!(edge.root().0.to_vec(), checkpoint.root, "{}", checkpoint.note);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_level_queued_what_is_delivered_is_signed_and_a_crash_ends_the_log() {
+    let mut signing = Signing::new().await;
+    signing.setup.set("audit.level", "queued");
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 5).await;
+    signing.all_signed().await;
+    gatepost.end(Signal::SIGKILL);
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 3).await;
+    signing.stop(gatepost);
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 1).await;
+    signing.stop(gatepost);
+    let (checkpoints, second) = (signing.checkpoints().await, signing.hashes(2).await);
+    let of_log = |log| checkpoints.iter().filter(move |checkpoint| checkpoint.log == log);
+    check_roots(of_log(1), &signing.hashes(1).await);
+    check_roots(of_log(2), &second);
+    assert!(of_log(1).last().unwrap().size >= 6, "the opening record and the calls");
+    assert_eq!(of_log(2).last().unwrap().size, i64::try_from(second.len()).unwrap(), "the last record is signed too");
+    assert_eq!(checkpoints.last().unwrap().log, 2, "a clean stop does not end a log");
     signing.verify_notes(&checkpoints);
 }
 

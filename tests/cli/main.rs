@@ -33,6 +33,7 @@ mod certificate;
 mod config;
 mod config_check;
 mod connect;
+mod console_proof;
 mod directory;
 mod docs;
 mod evidence;

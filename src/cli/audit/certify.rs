@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::prove::{new_file, signed_note};
+use super::prove::new_file;
 use crate::audit::chain;
 use crate::audit::lost::is_stand_in;
 use crate::audit::query::{Filter, LogReading, Pager, Side, StoredCheckpoint, signing_gateways};
@@ -32,6 +32,7 @@ use crate::evidence::note::Note;
 use crate::evidence::policy::Policy;
 use crate::evidence::tree::Edge;
 use crate::ops::export_line::{Shown, certificate_line};
+use crate::ops::proof::signed_note;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::record_ref;
 use crate::ops::time_arg::parse_time_arg;
