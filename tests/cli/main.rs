@@ -20,6 +20,7 @@ mod common {
     pub mod process;
     pub mod python;
     pub mod stdio_client;
+    pub mod tsa;
     pub mod wait;
 }
 
@@ -36,6 +37,7 @@ mod console_proof;
 mod directory;
 mod docs;
 mod evidence;
+mod evidence_anchors;
 mod evidence_drills;
 mod gateways;
 mod help;
