@@ -11,6 +11,7 @@
 mod ages;
 pub mod chain;
 pub mod codec;
+mod gate;
 mod handle;
 pub mod lost;
 pub mod meter;
@@ -30,4 +31,5 @@ mod sync;
 pub mod tree;
 pub mod verify;
 
+pub use gate::Gate;
 pub use handle::{Audit, Receipt, Released, Timeouts, UnavailableError};

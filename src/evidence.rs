@@ -4,7 +4,7 @@
 //! [`checkpoint`] is the tree's size and root as a signed [`note`]; a witness adds a [`cosignature`] with its time. A
 //! [`proof`] shows that one record is in the tree of a checkpoint, and a [`policy`] says whose signatures suffice. All
 //! formats are those of C2SP (signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof, tlog-policy);
-//! `docs/evidence.md` has their bytes and test vectors.
+//! `docs/evidence.md` has their bytes and test vectors. A [`time_stamp`] is that of RFC 3161.
 //!
 //! These modules know no record, no trail, no file and no network: they turn values into bytes and back.
 
@@ -16,6 +16,7 @@ pub mod note;
 pub mod policy;
 pub mod proof;
 pub mod signature;
+pub mod time_stamp;
 pub mod tree;
 
 mod text;

@@ -72,6 +72,7 @@ pub mod auth;
 pub mod certificate_end;
 pub mod children;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod connections;
 mod counts;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::gate::Gate;
 use super::meter::Meter;
 use super::record::{Call, Digest, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, StreamPosition, Timestamp};
 use super::ring::{self, AdmissionError, Phase, Reservation, Ring, StoredReceiver, StoredSender};
@@ -22,6 +23,7 @@ struct Handle {
     wait_for_store: bool,
     timeouts: Timeouts,
     digest_key: DigestKey,
+    gate: Gate,
 }
 
 /// Limits on the time that a call waits for the pipeline.
@@ -91,6 +93,10 @@ pub enum UnavailableError {
     /// The scribe panicked, which is a bug in Gatepost. Every call is refused until a restart.
     #[error("the audit pipeline has failed; restart the gateway")]
     Failed,
+    /// A checkpoint cannot be signed, or is not confirmed for too long, and `evidence.on_failure` is `refuse`. Nothing
+    /// was recorded.
+    #[error("evidence of the trail is missing, and evidence.on_failure is \"refuse\"")]
+    NoEvidence,
     /// The gateway is stopping. A call that it had not begun is not recorded: the epoch's closing record is already
     /// written.
     #[error("the gateway is stopping")]
@@ -117,7 +123,14 @@ impl Audit {
         timeouts: Timeouts,
         digest_key: DigestKey,
     ) -> Self {
-        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts, digest_key })))
+        let gate = Gate::default();
+        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts, digest_key, gate })))
+    }
+
+    /// The gate that each call passes; `None` if calls are not recorded.
+    #[must_use]
+    pub fn gate(&self) -> Option<Gate> {
+        self.0.as_ref().map(|handle| handle.gate.clone())
     }
 
     /// The key of the digests in the record of the request `id`; `None` if calls are not recorded.
@@ -135,9 +148,13 @@ impl Audit {
     /// Begins `call`. Returns once its intent has reached the configured level.
     ///
     /// # Errors
-    /// [`UnavailableError`]. The call must not be forwarded; it was recorded or counted as `audit_unavailable`.
+    /// [`UnavailableError`]. The call must not be forwarded; it was recorded or counted as `audit_unavailable`, but for
+    /// [`UnavailableError::NoEvidence`]: the caller records the refusal.
     pub async fn begin(&self, call: Call) -> Result<Receipt, UnavailableError> {
         let Some(handle) = &self.0 else { return Ok(Receipt::without_record(call.request_id)) };
+        if handle.gate.is_closed() {
+            return Err(UnavailableError::NoEvidence);
+        }
         let begun = Instant::now();
         let admission = handle.timeouts.admission;
         let reserved = handle.ring.reserve_call(&call, admission).await;

@@ -69,8 +69,11 @@ enum KeyType {
 
 #[derive(Debug, clap::Args)]
 struct ShowArgs {
-    /// A checkpoint, a proof (.tlog-proof), a signing key or a verifier key
+    /// A checkpoint, a proof (.tlog-proof), a signing key, a verifier key or an Ed25519 public key in PEM
     file: PathBuf,
+    /// Name of a public key in PEM, for its verifier key
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Check the signatures by this policy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -128,6 +131,11 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
         shown_proof(&LogProof::parse(&bytes).with_context(|| format!("{path}"))?, policy.as_ref())?
     } else if let Some(key) = shown_key(&bytes) {
         key
+    } else if bytes.starts_with(b"-----BEGIN PUBLIC KEY-----") {
+        let name = args.name.as_ref().ok_or_else(|| usage(format!("{path}: give the key a name by --name")))?;
+        let key = VerifierKey::from_pem(name, &String::from_utf8_lossy(&bytes));
+        let key = key.map_err(|error| usage(format!("{path}: {error}")))?;
+        format!("public key\n{}verifier key: {key}\n", key_lines(&key))
     } else {
         shown_note(&Note::parse(&bytes).with_context(|| format!("{path}"))?, policy.as_ref())?
     };

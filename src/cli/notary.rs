@@ -1,5 +1,7 @@
 //! The notary of a running gateway.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -8,18 +10,25 @@ use zeroize::Zeroizing;
 
 use super::database;
 use super::gateway_error::GatewayError;
+use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::lock::Hold;
 use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
-use crate::config::{self, Config};
+use crate::config::{AnchorCommand, Bucket, Config, OnMissing, TimeStamps};
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
 use crate::file_access::FileKind;
-use crate::notary::{Notary, Settings, Signer, Status, Witness};
+use crate::notary::{
+    Anchor, BucketAnchor, BucketSettings, Client, CommandAnchor, Notary, Settings, SignCommand, Signer, Status,
+    TimeStampAnchor, WitnessAnchor,
+};
 use crate::witness::client::{ClientError, WitnessClient};
 
 /// The longest wait for the last checkpoint. *Chosen*: Postgres and witnesses that are well take a second, and service
 /// managers wait for half a minute.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest file with an access key, in bytes. *Chosen*: more than twenty times the length of one.
+const ACCESS_KEY_BYTES_MAX: usize = 1024;
 
 /// A notary that runs.
 pub(super) struct RunningNotary {
@@ -48,7 +57,14 @@ pub(super) fn signer(config: &Config) -> Result<Option<Signer>, GatewayError> {
         Signer::check(&text).map_err(|error| fault(format!("{}: {error}", path.display())))?;
         secrets.push(text);
     }
-    Ok(Some(Signer::new(origin, secrets)))
+    let signer = Signer::new(origin, secrets);
+    let Some(key) = evidence.verifier_key.as_ref().filter(|_| !evidence.sign_command.is_empty()) else {
+        return Ok(Some(signer));
+    };
+    let verifier = VerifierKey::parse(key);
+    let verifier = verifier.map_err(|error| GatewayError::Config(vec![format!("evidence.verifier_key: {error}")]))?;
+    let (words, withheld) = (evidence.sign_command.clone(), config.secret_variables());
+    Ok(Some(signer.with_command(SignCommand { words, withheld, verifier })))
 }
 
 /// Starts the notary of `pipeline`, which signs with `signer`.
@@ -60,27 +76,34 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let probe = pipeline.probe();
     let name = signer.log_name(probe.stream().0, pipeline.stored_tree().get().log);
-    for key in signer.verifiers(&name).map_err(|error| GatewayError::Config(vec![format!("evidence: {error}")]))? {
+    let verifiers =
+        signer.verifiers(&name).map_err(|error| GatewayError::Config(vec![format!("evidence: {error}")]))?;
+    for key in &verifiers {
         // Witnesses and policies need it.
         tracing::info!(log = name, %key, "signs checkpoints");
     }
     let settings = Settings {
         gateway_id: probe.stream().0,
         signer,
+        fs: Arc::new(DiskFs),
         dir: probe.reader().dir().to_owned(),
         interval: config.evidence.interval,
         anchor_max_age: config.evidence.anchor_max_age,
+        gate: pipeline.audit().gate().filter(|_| config.evidence.on_failure == OnMissing::Refuse),
     };
-    let (notary, status) = Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, witnesses(config)?);
+    let (notary, status) =
+        Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, anchors(config, &verifiers)?);
     let stop = CancellationToken::new();
     let task = tokio::spawn(notary.run(stop.clone()));
     Ok(RunningNotary { status, stop, task, _hold: pipeline.hold() })
 }
 
-/// The witnesses of the configuration.
-fn witnesses(config: &Config) -> Result<Vec<Witness<PostgresSink>>, GatewayError> {
-    let witness = |(idx, witness): (usize, &config::Witness)| {
-        let fault = |key: &str, what: &dyn std::fmt::Display| {
+/// The anchors of the configuration.
+fn anchors(config: &Config, verifiers: &[VerifierKey]) -> Result<Vec<Anchor<Client, PostgresSink>>, GatewayError> {
+    let evidence = &config.evidence;
+    let mut clients = Vec::new();
+    for (idx, witness) in evidence.witnesses.iter().enumerate() {
+        let fault = |key: &str, what: &dyn fmt::Display| {
             GatewayError::Config(vec![format!("evidence.witnesses[{idx}].{key}: {what}")])
         };
         let key = VerifierKey::parse(&witness.key).map_err(|error| fault("key", &error))?;
@@ -89,11 +112,50 @@ fn witnesses(config: &Config) -> Result<Vec<Witness<PostgresSink>>, GatewayError
             ClientError::KeyType { .. } => fault("key", &error),
             _ => fault("url", &error),
         })?;
+        clients.push((name, Client::Witness(WitnessAnchor::new(client))));
+    }
+    for (idx, TimeStamps { name, url, interval }) in evidence.time_stamps.iter().enumerate() {
+        let fault = |error| GatewayError::Config(vec![format!("evidence.time_stamps[{idx}].url: {error}")]);
+        clients.push((name.clone(), Client::TimeStamp(TimeStampAnchor::new(url, *interval).map_err(fault)?)));
+    }
+    for (idx, bucket) in evidence.buckets.iter().enumerate() {
+        clients.push((bucket.name.clone(), Client::Bucket(bucket_anchor(config, idx, bucket, verifiers)?)));
+    }
+    for AnchorCommand { name, command, interval } in &evidence.commands {
+        let (words, withheld, interval) = (command.clone(), config.secret_variables(), *interval);
+        clients.push((name.clone(), Client::Command(CommandAnchor { words, withheld, interval })));
+    }
+    let anchor = |(name, client)| {
         let store = database::options(config).map(|options| PostgresSink::new(&options)).transpose();
         let store = store.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
-        Ok(Witness { name, client, store })
+        Ok(Anchor { name, client, store })
     };
-    config.evidence.witnesses.iter().enumerate().map(witness).collect()
+    clients.into_iter().map(anchor).collect()
+}
+
+/// A bucket of the configuration. Its objects are checked with the keys of the log.
+fn bucket_anchor(
+    config: &Config,
+    idx: usize,
+    bucket: &Bucket,
+    verifiers: &[VerifierKey],
+) -> Result<BucketAnchor, GatewayError> {
+    let fault = |key: &str, what: &dyn fmt::Display| {
+        GatewayError::Config(vec![format!("evidence.buckets[{idx}].{key}: {what}")])
+    };
+    let secret = config.evidence.files.read(&bucket.secret_key_file, FileKind::Secret, ACCESS_KEY_BYTES_MAX);
+    let secret = Zeroizing::new(secret.map_err(|error| fault("secret_key_file", &error))?);
+    let secret = str::from_utf8(&secret).map_err(|_| fault("secret_key_file", &"the file is not UTF-8"))?;
+    let settings = BucketSettings {
+        url: bucket.url.clone(),
+        region: bucket.region.clone(),
+        key_id: bucket.access_key_id.clone(),
+        secret: Zeroizing::new(secret.trim().to_owned()),
+        interval: bucket.interval,
+        needs_lock: bucket.require_lock,
+        verifiers: verifiers.to_vec(),
+    };
+    BucketAnchor::new(settings).map_err(|error| fault("url", &error))
 }
 
 impl RunningNotary {

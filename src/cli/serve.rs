@@ -5,11 +5,8 @@ mod backend_arg;
 mod quickstart;
 mod reload;
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +20,7 @@ use super::notary::{self, RunningNotary};
 use super::{configuration, database, open_files, pipeline, preflight, slots};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
+use crate::audit::outbox::fs::{DiskFs, replace_file};
 use crate::audit::pipeline::Pipeline;
 use crate::children;
 use crate::config::{Config, Loaded};
@@ -208,21 +206,8 @@ fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) ->
     let ops = ops.map(|address| url("http", address));
     let addresses = serde_json::json!({ "mcp": url(scheme(config), mcp), "ops": ops, "pid": std::process::id() });
     let path = config.audit.dir.join(ADDRESSES_NAME);
-    replace(&path, &format!("{addresses}\n"))
+    replace_file(&DiskFs, &path, format!("{addresses}\n").as_bytes())
         .map_err(|source| GatewayError::Io { operation: "write serve.json in audit.dir", source })
-}
-
-/// Writes a file with mode 0600 in place of the one at `path`, if there is one. No symbolic link is followed.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // `create_new` follows no link either.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    std::fs::rename(&temporary, path)
 }
 
 /// The scheme of the MCP listener.

@@ -7,6 +7,7 @@ use url::Url;
 use super::auth::Key;
 use super::backend::Backend;
 use super::backend_oauth::BackendOAuth;
+use super::check_evidence;
 use super::path;
 use super::pins::Pin;
 use super::role::Condition;
@@ -41,7 +42,7 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     issuers(config, report);
     patterns(config, report);
     backends(config, report);
-    evidence(config, report);
+    check_evidence::check(config, report);
     let server = config.server.listen;
     let requests_certificates = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
     if !server.ip().is_loopback() && !config.auth.accepts_tokens() && !requests_certificates {
@@ -94,30 +95,6 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
              together ({record}): raise it, or lower those"
         );
         report("audit.ring_bytes_max", message);
-    }
-}
-
-/// Evidence needs records, and a key of its own.
-fn evidence(config: &Config, report: Report<'_>) {
-    let evidence = &config.evidence;
-    if evidence.origin.is_none() {
-        let keys = [("evidence.key_file", &evidence.key_file), ("evidence.second_key_file", &evidence.second_key_file)];
-        for (key, _) in keys.into_iter().filter(|(_, file)| file.is_some()) {
-            report(key, "has no effect without evidence.origin: set that, or remove this setting".to_owned());
-        }
-        if !evidence.witnesses.is_empty() {
-            let message = "has no effect without evidence.origin: set that, or remove this section";
-            report("evidence.witnesses", message.to_owned());
-        }
-        return;
-    }
-    if evidence.key_file.is_none() {
-        let message = "is missing: make a key by `gatepost evidence keygen`, and name its file here";
-        report("evidence.key_file", message.to_owned());
-    }
-    if !config.audit.enabled {
-        let message = "needs audit.enabled = true: without records there is nothing to sign";
-        report("evidence.origin", message.to_owned());
     }
 }
 

@@ -82,6 +82,14 @@ pub fn sign(key: &SigningKey, text: &str, time: UnixTime) -> Result<Signature, S
     Ok(Signature::new(verifier, bytes))
 }
 
+/// The signature of a note's text that the holder of an Ed25519 key (type 0x01) made of the text's bytes; `None` if it
+/// does not match.
+#[must_use]
+pub fn signed_elsewhere(key: &VerifierKey, text: &str, bytes: &[u8]) -> Option<Signature> {
+    let is_valid = key.signature_type() == SignatureType::Ed25519 && verify(key, text, bytes).is_ok();
+    is_valid.then(|| Signature::new(key, bytes.to_vec()))
+}
+
 /// The time that a cosignature states. Only its key tells it from a signature without a time, and verifies it.
 #[must_use]
 pub fn stated_time(signature: &Signature) -> Option<UnixTime> {

@@ -26,6 +26,12 @@ pub const KEY_TEXT_BYTES_MAX: usize = 4096;
 /// The beginning of a secret key. *Spec*: golang.org/x/mod/sumdb/note, which other signers follow.
 const PRIVATE: &str = "PRIVATE+KEY+";
 
+/// The beginning and the end of a public key in PEM. *Spec*: RFC 7468, section 13.
+const PEM: [&str; 2] = ["-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"];
+
+/// The bytes of an Ed25519 public key in DER before the key itself. *Spec*: RFC 8410, section 4.
+const ED25519_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
 /// The length of the secret that a key pair is made of. *Spec*: RFC 8032, and FIPS 204.
 const SEED_BYTES: usize = 32;
 
@@ -81,6 +87,9 @@ pub enum KeyError {
     /// The text has not the form of a secret key. The message does not contain it.
     #[error("this is not a secret key: it must have the form {PRIVATE}NAME+ID+KEY, on one line")]
     SecretForm,
+    /// The text is not a public key in PEM.
+    #[error("this is not an Ed25519 public key in PEM: `openssl pkey -pubout` writes one")]
+    PemForm,
     /// The name is empty, too long, or has characters that a name cannot have.
     #[error("key name {name}: it must have 1 to {NAME_BYTES_MAX} bytes, without spaces, control characters and '+'")]
     Name {
@@ -214,6 +223,26 @@ impl VerifierKey {
         let key = Self::new(parts.name, signature_type, public.to_vec())?;
         parts.check_id(&key)?;
         Ok(key)
+    }
+
+    /// The Ed25519 key of a log (type 0x01) with this name, from a public key in PEM.
+    ///
+    /// # Errors
+    /// [`KeyError::PemForm`] and [`KeyError::Name`].
+    pub fn from_pem(name: &str, text: &str) -> Result<Self, KeyError> {
+        let body = text.trim().strip_prefix(PEM[0]).and_then(|rest| rest.strip_suffix(PEM[1]));
+        let body = body.map(|body| body.split_whitespace().collect::<String>());
+        let der = body.and_then(|body| from_base64(&body)).ok_or(KeyError::PemForm)?;
+        let public = der.strip_prefix(&ED25519_HEAD).ok_or(KeyError::PemForm)?;
+        Self::new(name, SignatureType::Ed25519, public.to_vec())
+    }
+
+    /// The same key under another name: the key of a log has the log's name.
+    ///
+    /// # Errors
+    /// [`KeyError::Name`].
+    pub fn named(&self, name: &str) -> Result<Self, KeyError> {
+        Self::new(name, self.signature_type, self.public.clone())
     }
 
     /// The key's name: that of a log is its origin.
@@ -385,8 +414,11 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The name, if it may be one. *Spec*: C2SP signed-note, "Format".
-pub(super) fn checked_name(name: &str) -> Result<&str, KeyError> {
+/// The name, if a key may have it. *Spec*: C2SP signed-note, "Format".
+///
+/// # Errors
+/// [`KeyError::Name`].
+pub fn checked_name(name: &str) -> Result<&str, KeyError> {
     let is_allowed = |c: char| !(c.is_whitespace() || c.is_control() || c == '+');
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
     if fits && name.chars().all(is_allowed) { Ok(name) } else { Err(KeyError::Name { name: shown(name) }) }

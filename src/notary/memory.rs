@@ -8,15 +8,15 @@
 //! The file is written, synced and renamed before the checkpoint goes anywhere. So a gateway that signed a checkpoint
 //! remembers it, unless its disk is lost or set back; and that is what [`Memory::check`] finds.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::outbox::fs::{Fs, read_file, replace_file};
 use crate::audit::record::Epoch;
 use crate::audit::tree::Tree;
 use crate::evidence::tree::{Hash, TreeHead};
@@ -25,7 +25,7 @@ use crate::evidence::tree::{Hash, TreeHead};
 const FILE_NAME: &str = "checkpoint.json";
 
 /// The longest file that is read, in bytes. *Derived*: twice the longest note, since JSON escapes line ends.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+const FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// The last signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub struct Signed {
 /// The memory of one gateway.
 #[derive(Debug)]
 pub struct Memory {
+    fs: Arc<dyn Fs>,
     path: PathBuf,
     last: Option<Signed>,
     /// The log of which a checkpoint is contradicted, and how.
@@ -90,22 +91,23 @@ impl Memory {
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn read(dir: &Path) -> Result<Self, MemoryError> {
+    pub fn read(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, MemoryError> {
         let path = dir.join(FILE_NAME);
-        let text = match File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, FILE_BYTES_MAX))) {
+        let bytes = match read_file(fs.as_ref(), &path, FILE_BYTES_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { path, last: None, contradiction: None });
+                return Ok(Self { fs, path, last: None, contradiction: None });
             }
             Err(source) => return Err(MemoryError::Io { operation: "read", path, source }),
-            Ok(text) => text,
+            Ok(bytes) => bytes,
         };
         let damaged = |what: String| MemoryError::Damaged { path: path.clone(), what };
-        let contents: Contents = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         let root = BASE64_STANDARD.decode(&contents.root).ok().and_then(|root| root.try_into().ok());
         let root = Hash(root.ok_or_else(|| damaged("its root is not 32 bytes in base64".to_owned()))?);
         let head = TreeHead { size: contents.size, root };
         let last = (head.size > 0).then_some(Signed { log: Epoch(contents.log), head, note: contents.note });
-        Ok(Self { path, last, contradiction: contents.contradiction.map(|(log, text)| (Epoch(log), text)) })
+        let contradiction = contents.contradiction.map(|(log, text)| (Epoch(log), text));
+        Ok(Self { fs, path, last, contradiction })
     }
 
     /// The last signed checkpoint, of whatever log.
@@ -186,21 +188,6 @@ impl Memory {
         };
         let io = |source| MemoryError::Io { operation: "write", path: self.path.clone(), source };
         let text = serde_json::to_string(&contents).map_err(|error| io(error.into()))?;
-        replace(&self.path, &format!("{text}\n")).map_err(io)
+        replace_file(self.fs.as_ref(), &self.path, format!("{text}\n").as_bytes()).map_err(io)
     }
-}
-
-/// Replaces the file at `path` as a whole, durably. No symbolic link is followed.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("json.tmp");
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
 }

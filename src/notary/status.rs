@@ -20,6 +20,8 @@ pub struct Anchored {
 /// The state of one place that gets checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlaceState {
+    /// The shortest time between two confirmations.
+    pub interval: Duration,
     /// The last checkpoint that it took.
     pub last: Option<Anchored>,
     /// The last error, if it did not take the newest checkpoint.
@@ -43,14 +45,55 @@ pub struct EvidenceState {
     pub contradiction: Option<String>,
 }
 
+impl EvidenceState {
+    /// The reason why nothing is signed now, if it may pass.
+    #[must_use]
+    pub fn unsigned(&self) -> Option<String> {
+        self.fault.as_ref().map(|fault| format!("no checkpoint is signed: {fault}"))
+    }
+
+    /// The contradiction that ended the signing.
+    #[must_use]
+    pub fn contradicted(&self) -> Option<String> {
+        let text = self.contradiction.as_ref()?;
+        Some(format!("a signed checkpoint is contradicted, and nothing is signed any more: {text}"))
+    }
+
+    /// The places that have not confirmed a checkpoint for too long.
+    #[must_use]
+    pub fn unanchored(&self, now: Timestamp) -> Option<String> {
+        let late = self.places.iter().filter_map(|(name, place)| {
+            let since = place.last.map_or(self.since, |last| last.at).micros();
+            let age = Duration::from_micros(u64::try_from(now.micros().saturating_sub(since)).unwrap_or_default());
+            let error = place.error.as_deref().unwrap_or("no answer yet");
+            let text = || format!("{name} has not confirmed a checkpoint for {} s ({error})", age.as_secs());
+            (age > self.anchor_max_age.saturating_add(place.interval)).then(text)
+        });
+        let late: Vec<_> = late.collect();
+        (!late.is_empty()).then(|| late.join("; "))
+    }
+
+    /// Returns true if one of the above is so, or nothing was signed since the start.
+    #[must_use]
+    pub fn is_missing(&self, now: Timestamp) -> bool {
+        let is_signing = self.fault.is_none() && self.contradiction.is_none() && self.signed.is_some();
+        !is_signing || self.unanchored(now).is_some()
+    }
+}
+
 /// The notary's state, shared. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Status(Arc<Mutex<EvidenceState>>);
 
 impl Status {
-    /// The state of a notary that begins at `since` and sends checkpoints to `places`.
-    pub(super) fn begun<'a>(since: Timestamp, anchor_max_age: Duration, places: impl Iterator<Item = &'a str>) -> Self {
-        let places = places.map(|name| (name.to_owned(), PlaceState::default())).collect();
+    /// The state of a notary that begins at `since` and sends checkpoints to `places`, as often as each says.
+    pub(super) fn begun<'a>(
+        since: Timestamp,
+        anchor_max_age: Duration,
+        places: impl Iterator<Item = (&'a str, Duration)>,
+    ) -> Self {
+        let state = |interval| PlaceState { interval, ..PlaceState::default() };
+        let places = places.map(|(name, interval)| (name.to_owned(), state(interval))).collect();
         let (signed, fault, contradiction) = (None, None, None);
         Self(Arc::new(Mutex::new(EvidenceState { since, anchor_max_age, signed, places, fault, contradiction })))
     }
@@ -71,7 +114,7 @@ impl Status {
         self.change(|state| {
             let place = state.places.entry(place.to_owned()).or_default();
             match result {
-                Ok(()) => *place = PlaceState { last: Some(Anchored { size, at: Timestamp::now() }), error: None },
+                Ok(()) => (place.last, place.error) = (Some(Anchored { size, at: Timestamp::now() }), None),
                 Err(error) => place.error = Some(error),
             }
         });

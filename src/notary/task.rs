@@ -4,21 +4,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::anchors::{Anchor, Contradiction, Published, Witness};
+use super::anchor::{Anchor, AnchorClient, Largest};
+use super::anchors::{AnchorTask, Contradiction, Published};
 use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
 use super::records::Records;
 use super::signer::Signer;
 use super::status::{Anchored, Status};
 use crate::audit::Audit;
+use crate::audit::Gate;
+use crate::audit::outbox::fs::Fs;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::scribe::StoredTree;
-use crate::audit::sink::checkpoints::CheckpointStore;
+use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::audit::tree::Tree;
 use crate::evidence::tree::TreeHead;
 
@@ -28,11 +32,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two checkpoints while records come. *Spec*: `docs/evidence.md`.
 const BUSY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The longest wait for witnesses after the last checkpoint. *Chosen*: a stop is not delayed much, and what they did
-/// not sign then, they sign after the next start.
+/// The longest wait for anchors after the last checkpoint. *Chosen*: a stop is not delayed much, and what they did
+/// not confirm then, they confirm after the next start.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most contradictions that wait for the notary. *Derived*: one of each witness, of which a gateway has a few.
+/// The most contradictions that wait for the notary. *Derived*: one of each anchor, of which a gateway has a few.
 const CONTRADICTIONS_MAX: usize = 16;
 
 /// The name of Postgres among the places that get checkpoints.
@@ -45,22 +49,26 @@ pub struct Settings {
     pub gateway_id: GatewayId,
     /// The keys that sign.
     pub signer: Signer,
+    /// The file system of the outbox directory.
+    pub fs: Arc<dyn Fs>,
     /// The outbox directory, where the memory is.
     pub dir: PathBuf,
     /// The time after which a checkpoint is published again although no records came.
     pub interval: Duration,
     /// The age of a place's last confirmation that is a reason for an alarm.
     pub anchor_max_age: Duration,
+    /// The gate of calls, if they are refused while evidence is missing.
+    pub gate: Option<Gate>,
 }
 
 /// Signs checkpoints of one gateway's log.
 #[derive(Debug)]
-pub struct Notary<S> {
+pub struct Notary<A, S> {
     settings: Settings,
     tree: StoredTree,
     database: Option<Database<S>>,
     /// Taken by their tasks when the notary runs, but for their clients.
-    witnesses: Vec<Witness<S>>,
+    anchors: Vec<Anchor<A, S>>,
     published: watch::Sender<Published>,
     memory: Result<Memory, MemoryError>,
     records: Records,
@@ -71,25 +79,26 @@ pub struct Notary<S> {
     published_at: Option<Instant>,
 }
 
-impl<S: CheckpointStore> Notary<S> {
+impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     /// A notary of the log whose stored records are in `tree`. It records what it does by `audit`, stores
-    /// checkpoints in `store`, if there is one, and sends them to `witnesses`.
+    /// checkpoints in `store`, if there is one, and sends them to `anchors`.
     #[must_use]
     pub fn new(
         settings: Settings,
         audit: Audit,
         tree: StoredTree,
         store: Option<S>,
-        witnesses: Vec<Witness<S>>,
+        anchors: Vec<Anchor<A, S>>,
     ) -> (Self, Status) {
-        let (memory, records) = (Memory::read(&settings.dir), Records::new(audit));
+        let (memory, records) = (Memory::read(Arc::clone(&settings.fs), &settings.dir), Records::new(audit));
         let database = store.map(|store| Database::new(store, settings.gateway_id));
-        let places = database.iter().map(|_| POSTGRES).chain(witnesses.iter().map(|witness| witness.name.as_str()));
+        let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
+        let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
         let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
         let notary =
-            Self { settings, tree, database, witnesses, published, memory, records, status, compared, published_at };
+            Self { settings, tree, database, anchors, published, memory, records, status, compared, published_at };
         (notary, watched)
     }
 
@@ -97,6 +106,7 @@ impl<S: CheckpointStore> Notary<S> {
     pub async fn run(mut self, stop: CancellationToken) {
         let (contradictions, mut found) = mpsc::channel(CONTRADICTIONS_MAX);
         let mut tasks = self.start_anchors(&contradictions);
+        self.set_gate();
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
@@ -109,6 +119,7 @@ impl<S: CheckpointStore> Notary<S> {
             }
             let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
             self.records.checkpoint(tree.log, last, &self.status.get()).await;
+            self.set_gate();
         }
         let tree = self.tree.get();
         if self.is_new(&tree) {
@@ -123,26 +134,32 @@ impl<S: CheckpointStore> Notary<S> {
         }
     }
 
-    /// Starts a task for each witness.
+    /// Lets calls through, or not, as the state is now.
+    fn set_gate(&self) {
+        if let Some(gate) = &self.settings.gate {
+            gate.set_closed(self.status.get().is_missing(Timestamp::now()));
+        }
+    }
+
+    /// Starts a task for each anchor.
     fn start_anchors(&mut self, contradictions: &mpsc::Sender<Contradiction>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        if !self.witnesses.is_empty() {
+        if self.anchors.iter().any(|anchor| anchor.client.kind() == AnchorKind::Witness) {
             // For proofs that the log continues.
             self.tree.keep_hashes();
         }
-        for witness in &mut self.witnesses {
-            let last = self.memory.as_ref().ok().and_then(Memory::last);
-            let anchor = Anchor {
-                witness: Witness { store: witness.store.take(), ..witness.without_store() },
+        for Anchor { name, client, store } in &mut self.anchors {
+            let task = AnchorTask {
+                anchor: Anchor { name: name.clone(), client: client.clone(), store: store.take() },
                 gateway_id: self.settings.gateway_id,
                 tree: self.tree.clone(),
                 published: self.published.subscribe(),
                 contradictions: contradictions.clone(),
                 status: self.status.clone(),
-                known: last.map_or((Epoch(0), 0), |last| (last.log, last.head.size)),
+                confirmed_at: None,
                 unstored: None,
             };
-            tasks.spawn(anchor.run());
+            tasks.spawn(task.run());
         }
         tasks
     }
@@ -197,7 +214,7 @@ impl<S: CheckpointStore> Notary<S> {
             tracing::warn!(%error, "Postgres did not take a checkpoint; the next one is tried again");
         }
         self.status.note(POSTGRES, signed.head.size, stored.map(drop).map_err(|error| error.to_string()));
-        // A database that is down does not keep it from the witnesses.
+        // A database that is down does not keep it from the anchors.
         true
     }
 
@@ -213,7 +230,7 @@ impl<S: CheckpointStore> Notary<S> {
                 compare(memory, tree, database).await?;
             }
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
-            compare_with_witnesses(memory, tree, &self.witnesses, &name).await?;
+            compare_with_anchors(memory, tree, &self.anchors, &name).await?;
             self.compared = Some(tree.log);
             let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
             self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
@@ -222,7 +239,7 @@ impl<S: CheckpointStore> Notary<S> {
         if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {
             return Ok(signed.clone());
         }
-        let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head);
+        let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head).await;
         let note = note.map_err(|error| Refusal::Fault(error.to_string()))?;
         let signed = Signed { log: tree.log, head, note };
         memory.remember(signed.clone()).map_err(|error| Refusal::Fault(error.to_string()))?;
@@ -263,26 +280,29 @@ async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl Chec
     memory.check(tree, last.map(|head| ("Postgres", head))).map_err(Refusal::Contradiction)
 }
 
-/// Compares with what the witnesses have of the log of `tree`, which is called `name`. One of them must answer.
-async fn compare_with_witnesses<S>(
+/// Compares with what the anchors have of the log of `tree`, which is called `name`. All are asked at once. One that
+/// has a checkpoint of the log must answer; that another one has none says nothing, unless all of them say so.
+async fn compare_with_anchors<A: AnchorClient, S>(
     memory: &Memory,
     tree: &Tree,
-    witnesses: &[Witness<S>],
+    anchors: &[Anchor<A, S>],
     name: &str,
 ) -> Result<(), Refusal> {
-    let mut errors = Vec::new();
-    for Witness { name: witness, client, .. } in witnesses {
-        match client.last(name).await {
-            Ok(last) => {
-                let last = last.map(|(_, checkpoint)| (witness.as_str(), checkpoint.head()));
-                memory.check(tree, last).map_err(Refusal::Contradiction)?;
+    let answers = join_all(anchors.iter().map(|anchor| anchor.client.largest(name))).await;
+    let (mut is_known, mut errors) = (false, Vec::new());
+    for (Anchor { name: anchor, .. }, answer) in anchors.iter().zip(answers) {
+        match answer {
+            Ok(Largest::Unknown | Largest::Nothing) => {}
+            Ok(Largest::Checkpoint(head)) => {
+                memory.check(tree, Some((anchor, head))).map_err(Refusal::Contradiction)?;
+                is_known = true;
             }
-            Err(error) => errors.push(format!("{witness}: {error}")),
+            Err(error) => errors.push(format!("{anchor}: {error}")),
         }
     }
-    if witnesses.is_empty() || errors.len() < witnesses.len() {
+    if is_known || errors.is_empty() {
         return Ok(());
     }
     let errors = errors.join("; ");
-    Err(Refusal::Fault(format!("nothing is signed before a witness told which checkpoint it has: {errors}")))
+    Err(Refusal::Fault(format!("nothing is signed before an anchor told which checkpoint it has: {errors}")))
 }

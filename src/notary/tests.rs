@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use super::*;
 use crate::audit::chain::Head;
 use crate::audit::meter::Meter;
+use crate::audit::outbox::fs::DiskFs;
 use crate::audit::record::{Digest, DigestKey, Epoch, GatewayId, Seq, StreamPosition};
 use crate::audit::ring::{Ring, RingLimits, WorkItem};
 use crate::audit::scribe::StoredTree;
-use crate::audit::sink::checkpoints::{CheckpointStore, Confirmation};
+use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation};
 use crate::audit::sink::{ErrorClass, SinkError};
 use crate::audit::tree::Tree;
 use crate::audit::{Audit, Timeouts};
@@ -19,6 +20,7 @@ use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
 use crate::evidence::tree::{KnownNodes, TreeHead};
+use crate::witness::client::ClientError;
 
 const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
 const LOG: Epoch = Epoch(1);
@@ -110,21 +112,51 @@ fn secret() -> zeroize::Zeroizing<String> {
     text
 }
 
+/// An anchor that tells a checkpoint, or does not answer.
+#[derive(Clone, Debug)]
+struct Told(Arc<Mutex<Option<Largest>>>);
+
+impl AnchorClient for Told {
+    fn kind(&self) -> AnchorKind {
+        AnchorKind::Witness
+    }
+
+    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
+        self.0.lock().ok_or_else(no_answer)
+    }
+
+    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
+        Err(no_answer())
+    }
+}
+
+fn no_answer() -> AnchorError {
+    ClientError::Status { status: 503, answer: "down".to_owned() }.into()
+}
+
 impl Running {
     fn start(dir: &Path, store: &Store, tree: Tree) -> Self {
         Self::with(dir, store, tree, vec![secret()], Audit::disabled())
     }
 
     fn with(dir: &Path, store: &Store, tree: Tree, secrets: Vec<zeroize::Zeroizing<String>>, audit: Audit) -> Self {
+        Self::start_with(dir, store, tree, Signer::new("example.com/gatepost", secrets), audit, Vec::new())
+    }
+
+    fn start_with(dir: &Path, store: &Store, tree: Tree, signer: Signer, audit: Audit, anchors: Vec<Told>) -> Self {
         let stored = StoredTree::of(tree);
         let settings = Settings {
             gateway_id: GATEWAY,
-            signer: Signer::new("example.com/gatepost", secrets),
+            signer,
+            fs: Arc::new(DiskFs),
             dir: dir.to_owned(),
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
+            gate: None,
         };
-        let (notary, status) = Notary::new(settings, audit, stored.clone(), Some(store.clone()), Vec::new());
+        let anchor = |(idx, client)| Anchor { name: format!("w{idx}"), client, store: Some(store.clone()) };
+        let anchors = anchors.into_iter().enumerate().map(anchor).collect();
+        let (notary, status) = Notary::new(settings, audit, stored.clone(), Some(store.clone()), anchors);
         let stop = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(notary.run(stop.clone()));
         Self { stored, status, stop, task }
@@ -339,11 +371,44 @@ async fn a_memory_that_cannot_be_read_or_written_signs_nothing() {
     }
     std::fs::write(&path, &text).unwrap();
     // A directory in the place of the new file: it cannot be written, for root neither.
-    std::fs::create_dir(dir.path().join("checkpoint.json.tmp")).unwrap();
+    std::fs::create_dir(dir.path().join("checkpoint.new")).unwrap();
     let running = Running::start(dir.path(), &store, tree(LOG, 9, 0));
     let state = running.after(30).await;
     assert!(state.signed.is_none() && state.fault.unwrap().contains("cannot write"));
     assert_eq!(store.heads().len(), 1, "what is not remembered is not published");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_anchor_without_a_checkpoint_says_nothing_while_another_one_is_silent() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    let head = TreeHead { size: 9, root: tree(LOG, 9, 0).root() };
+    let [new, silent] = [Some(Largest::Nothing), None].map(|told| Told(Arc::new(Mutex::new(told))));
+    // An anchor that keeps nothing is no answer either.
+    let keeps_nothing = Told(Arc::new(Mutex::new(Some(Largest::Unknown))));
+    let anchors = || vec![new.clone(), silent.clone(), keeps_nothing.clone()];
+    let start = |dir: &Path, store: &Store, size| {
+        let signer = Signer::new("example.com/gatepost", vec![secret()]);
+        Running::start_with(dir, store, tree(LOG, size, 0), signer, Audit::disabled(), anchors())
+    };
+    // The memory is lost, and only the anchor that does not answer knows what was signed.
+    let running = start(dir.path(), &store, 20);
+    let state = running.after(30).await;
+    assert!(state.signed.is_none() && state.fault.unwrap().contains("before an anchor told"), "{:?}", store.heads());
+    *silent.0.lock() = Some(Largest::Checkpoint(head));
+    let found = running.after(30).await.contradiction.unwrap();
+    assert!(found.contains("w1 has a checkpoint of 9"), "{found}");
+    running.end().await;
+    assert_eq!(store.heads(), []);
+    // In a new log all of them have nothing; after that, one that has the last one suffices.
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    *silent.0.lock() = Some(Largest::Nothing);
+    let running = start(dir.path(), &store, 9);
+    assert_eq!(running.after(1).await.signed.unwrap().size, 9);
+    running.end().await;
+    (*new.0.lock(), *silent.0.lock()) = (Some(Largest::Checkpoint(head)), None);
+    let running = start(dir.path(), &store, 20);
+    assert_eq!(running.after(1).await.signed.unwrap().size, 20);
+    running.end().await;
 }
 
 /// The events in a ring: their method and their details.

@@ -3,7 +3,6 @@
 //! It only reads the numbers of the pipeline, so it never delays a call. Alarms go to the log, to the [`Board`] and,
 //! through a bounded queue, to the operator's command or webhook, one notification at a time.
 
-mod evidence;
 mod notify;
 
 use std::collections::BTreeMap;
@@ -263,9 +262,9 @@ impl Conditions {
             }
             Alarm::CertificateExpires => ends(&seen.certificates, CertificateEnd::is_near, ("expires", wall)),
             Alarm::CertificateExpired => ends(&seen.certificates, CertificateEnd::has_passed, ("expired", wall)),
-            Alarm::EvidenceFork => seen.evidence.as_ref().and_then(evidence::contradicted),
-            Alarm::EvidenceUnsigned => seen.evidence.as_ref().and_then(evidence::unsigned),
-            Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(|state| evidence::unanchored(state, wall)),
+            Alarm::EvidenceFork => seen.evidence.as_ref().and_then(EvidenceState::contradicted),
+            Alarm::EvidenceUnsigned => seen.evidence.as_ref().and_then(EvidenceState::unsigned),
+            Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(|state| state.unanchored(wall)),
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::DatabaseRestored

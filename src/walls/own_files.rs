@@ -33,6 +33,7 @@ impl OwnFiles {
             .chain(config.server.state_key_file.as_deref())
             .chain(config.evidence.key_file.as_deref())
             .chain(config.evidence.second_key_file.as_deref())
+            .chain(config.evidence.buckets.iter().map(|bucket| bucket.secret_key_file.as_path()))
             .chain(config.postgres.password_file.as_deref())
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
@@ -111,7 +112,7 @@ mod tests {
             auth.tokens_file = "/own/auth.tokens_file"
             server.state_key_file = "/own/server.state_key_file"
             postgres.password_file = "/own/postgres.password_file"
-            evidence = { origin = "o", key_file = "/own/evidence.key_file", second_key_file = "/own/evidence.second_key_file" }
+            evidence = { origin = "o", key_file = "/own/evidence.key_file", second_key_file = "/own/evidence.second_key_file", buckets = [{ name = "b", url = "https://b", region = "r", access_key_id = "i", secret_key_file = "/own/evidence.buckets[].secret_key_file" }] }
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
             backends.d = { url = "https://d", oauth = { token_url = "https://t", client_id = "g", client_secret_file = "/own/backends.*.oauth.client_secret_file" } }

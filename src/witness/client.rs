@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most seconds between our clock and the time in a signature. *Chosen*: machines whose clocks are set by the
 /// network differ by less than a second; an auditor relies on minutes.
-const CLOCK_DIFFERENCE_MAX: u64 = 300;
+pub(crate) const CLOCK_DIFFERENCE_MAX: u64 = 300;
 
 /// The most characters of an answer in an error. *Chosen*: a line of a log.
 const SHOWN_CHARS: usize = 200;
@@ -236,7 +236,7 @@ impl WitnessClient {
         &self,
         note: &Note,
         known: u64,
-        mut prover: P,
+        prover: &mut P,
     ) -> Result<Cosigned, SubmitError<P::Error>> {
         let size = Checkpoint::parse(note.text()).map_err(ClientError::from)?.size();
         let (mut old_size, mut first) = (known.min(size), None);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::audit::outbox::fs::{Fs, create_durable_dir};
+use crate::audit::outbox::fs::{Fs, create_durable_dir, read_file, replace_file};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::cosignature::UnixTime;
 use crate::evidence::key::VerifierKey;
@@ -30,9 +30,6 @@ const MARKER: &str = "witness";
 
 /// The end of the names of files with a checkpoint.
 const CHECKPOINT_SUFFIX: &str = ".checkpoint";
-
-/// The end of the names of files that are being written.
-const NEW_SUFFIX: &str = ".new";
 
 /// A checkpoint that the witness signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +113,8 @@ impl Store {
             return Err(StoreError::Exists { path: dir.to_owned() });
         }
         let keys: Vec<String> = keys.iter().map(|key| format!("{key}\n")).collect();
-        write(fs, dir, MARKER, keys.concat().as_bytes())
+        let path = dir.join(MARKER);
+        replace_file(fs, &path, keys.concat().as_bytes()).map_err(io_error("write", &path))
     }
 
     /// Reads the state in `dir`. The checkpoints must be signed by one of `keys`.
@@ -134,7 +132,7 @@ impl Store {
         let mut last = BTreeMap::new();
         for hash in names.iter().filter_map(|name| name.strip_suffix(CHECKPOINT_SUFFIX)) {
             let path = dir.join(format!("{hash}{CHECKPOINT_SUFFIX}"));
-            let bytes = read(fs.as_ref(), &path)?;
+            let bytes = read_file(fs.as_ref(), &path, NOTE_BYTES_MAX).map_err(io_error("read", &path))?;
             last.insert(hash.to_owned(), signed(&bytes, hash, &path, keys)?);
         }
         Ok(Self { fs, dir: dir.to_owned(), last })
@@ -161,8 +159,9 @@ impl Store {
     /// The checkpoint is on the disk when this returns.
     pub fn put(&mut self, signed: Signed) -> Result<(), StoreError> {
         let hash = origin_hash(signed.checkpoint.origin());
-        let name = format!("{hash}{CHECKPOINT_SUFFIX}");
-        write(self.fs.as_ref(), &self.dir, &name, signed.note.to_string().as_bytes())?;
+        let path = self.dir.join(format!("{hash}{CHECKPOINT_SUFFIX}"));
+        let note = signed.note.to_string();
+        replace_file(self.fs.as_ref(), &path, note.as_bytes()).map_err(io_error("write", &path))?;
         self.last.insert(hash, signed);
         Ok(())
     }
@@ -194,36 +193,4 @@ fn signed(bytes: &[u8], hash: &str, path: &Path, keys: &[&VerifierKey]) -> Resul
     let time = verified.iter().filter_map(|verified| verified.time).max();
     let time = time.ok_or_else(|| StoreError::OtherKeys { path: path.to_owned() })?;
     Ok(Signed { checkpoint, note, time })
-}
-
-fn read(fs: &dyn Fs, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let failed = io_error("read", path);
-    let file = fs.open(path).map_err(&failed)?;
-    // I6: a file is read up to its limit.
-    let length = usize::try_from(file.len().map_err(&failed)?).unwrap_or(usize::MAX);
-    if length > NOTE_BYTES_MAX {
-        let reason = format!("it has {length} bytes, and a checkpoint at most {NOTE_BYTES_MAX}");
-        return Err(StoreError::Damaged { path: path.to_owned(), reason });
-    }
-    let mut bytes = vec![0; length];
-    file.read(0, &mut bytes).map_err(&failed)?;
-    Ok(bytes)
-}
-
-/// Writes a file of `dir` in place of the one of that name.
-fn write(fs: &dyn Fs, dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    let path = dir.join(name);
-    let new = path.with_extension(NEW_SUFFIX.trim_start_matches('.'));
-    let failed = io_error("write", &path);
-    match fs.remove(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let file = fs.create(&new).map_err(&failed)?;
-    file.set_len(bytes.len() as u64).map_err(&failed)?;
-    file.write(0, bytes).map_err(&failed)?;
-    file.sync_data().map_err(&failed)?;
-    drop(file);
-    fs.rename(&new, &path).map_err(&failed)?;
-    fs.sync_dir(dir).map_err(&failed)
 }

@@ -92,7 +92,16 @@ fn no_link_in_the_directory_is_followed_and_no_pipe_is_opened() {
     let (dir, victim) = (setup.audit_dir(), setup.dir().join("victim"));
     fs::write(&victim, "precious").unwrap();
     create_dir(&dir, 0o700);
-    for name in ["serve.tmp", "serve.json", "lock", "outbox-000001.redb", "ballast", "admin.token.new", "quarantine"] {
+    for name in [
+        "serve.new",
+        "serve.json",
+        "lock",
+        "outbox-000001.redb",
+        "ballast",
+        "admin.new",
+        "checkpoint.new",
+        "quarantine",
+    ] {
         symlink(&victim, dir.join(name)).unwrap();
         let said = refused(setup.command(&["serve"]));
         says(&said, &[dir.to_str().unwrap(), &format!("contains the symbolic link \\\"{name}\\\"")]);

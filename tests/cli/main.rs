@@ -20,6 +20,7 @@ mod common {
     pub mod process;
     pub mod python;
     pub mod stdio_client;
+    pub mod tsa;
     pub mod verifier;
     pub mod wait;
 }
@@ -37,6 +38,7 @@ mod console_proof;
 mod directory;
 mod docs;
 mod evidence;
+mod evidence_anchors;
 mod evidence_drills;
 mod gateways;
 mod help;

@@ -64,7 +64,7 @@ impl Drill {
         self.stream.records.iter().take(size).for_each(|record| tree.push(&record.position));
         let head = TreeHead { size: tree.size(), root: tree.root() };
         let signer = Signer::new(ORIGIN, vec![self.secret.clone().into()]);
-        let note = signer.sign(self.stream.gateway_id, Epoch(1), head).unwrap();
+        let note = signer.sign(self.stream.gateway_id, Epoch(1), head).await.unwrap();
         let edge: Vec<u8> = tree.edge().hashes().iter().flat_map(|hash| hash.0).collect();
         let size = i64::try_from(size).unwrap();
         let stored_at = month(before) + std::time::Duration::from_hours(hours);

@@ -9,7 +9,7 @@ use gatepost::audit::record::Status;
 const SCHEDULES: u64 = 400;
 
 /// Two open calls, a refusal, a full file and the next one, deliveries heard and unheard, calls open at the end.
-fn script() -> Vec<Step> {
+pub fn script() -> Vec<Step> {
     use Step::{Begin, End, Refuse, Ship, ShipUnheard};
     vec![
         Begin(10),
@@ -52,7 +52,7 @@ fn crash_scripted_at(operation: u64, crash: Crash, keeps: bool) {
 }
 
 /// A random life.
-fn random_life(rng: &mut Rng, operations: u64) -> Life {
+pub fn random_life(rng: &mut Rng, operations: u64) -> Life {
     let statuses = [Status::Ok, Status::ToolError, Status::Error, Status::Timeout, Status::Cancelled];
     let mut large = 0;
     let steps = (0..rng.index(12)).map(|_| match rng.below(10) {

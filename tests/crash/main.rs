@@ -23,6 +23,7 @@ mod crash_points;
 mod disk_faults;
 mod fuzz;
 mod model;
+mod notary;
 mod oracle;
 mod schedules;
 mod seeded_faults;

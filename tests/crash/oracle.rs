@@ -135,7 +135,7 @@ impl Evidence {
     }
 
     /// All records there are, each place once.
-    fn places(&self) -> BTreeMap<(Epoch, Seq), &AuditRecord> {
+    pub fn places(&self) -> BTreeMap<(Epoch, Seq), &AuditRecord> {
         self.rows
             .iter()
             .chain(&self.left)

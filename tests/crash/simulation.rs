@@ -30,6 +30,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::common::rng::Rng;
+use crate::notary::{Outside, RunningNotary};
 use crate::oracle::{Evidence, Seen};
 use crate::sim_disk::{Crash, Fault, Lie, Moment, SimDisk, percent};
 
@@ -122,6 +123,8 @@ pub struct Simulation {
     lock: Option<File>,
     /// Called at the begin of every commit but the first.
     pub inspect: Option<Inspect>,
+    /// The witness and the database of a gateway that signs.
+    pub outside: Option<Outside>,
 }
 
 impl fmt::Debug for Simulation {
@@ -148,6 +151,7 @@ struct Driver {
     disk: SimDisk,
     /// What might be signed at any moment.
     stored_tree: StoredTree,
+    notary: Option<RunningNotary>,
     waiting: Vec<(StoredReceiver, RequestId, Option<Status>)>,
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
@@ -173,7 +177,8 @@ impl Simulation {
         let dir = tempfile::tempdir().unwrap();
         let mut rng = Rng::new(seed);
         let disk = SimDisk::new(dir.path(), rng.any());
-        Self { dir, disk, rng, evidence: Arc::default(), next_id: Arc::default(), lock: None, inspect: None }
+        let (evidence, next_id) = Default::default();
+        Self { dir, disk, rng, evidence, next_id, lock: None, inspect: None, outside: None }
     }
 
     /// What would be if the gateway died now: the same past and another future, in a directory of its own.
@@ -267,6 +272,8 @@ impl Simulation {
         let reader = scribe.reader();
         self.ship_old(&reader, &ring, epoch, life.old_batches);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let start = |outside: &Outside| outside.start(&runtime, &self.disk, &self.outbox_dir(), scribe.stored_tree());
+        let notary = self.outside.as_ref().map(start);
         let driver = Arc::new(Mutex::new(Driver {
             ring: Arc::clone(&ring),
             runtime,
@@ -280,6 +287,7 @@ impl Simulation {
             inspect: self.inspect.clone(),
             disk: self.disk.clone(),
             stored_tree: scribe.stored_tree(),
+            notary,
             open: Vec::new(),
             waiting: Vec::new(),
             evidence: Arc::clone(&self.evidence),
@@ -296,6 +304,7 @@ impl Simulation {
         self.disk.unwatch();
         driver.lock().unwrap().hear();
         driver.lock().unwrap().sign();
+        driver.lock().unwrap().stop_notary();
         match report.lost {
             _ if self.disk.is_frozen() => Ending::Crashed,
             // One failure is no reason to give anything up.
@@ -427,6 +436,13 @@ impl Driver {
                 if let Some(inspect) = self.inspect.clone() {
                     inspect(&self.evidence(), &self.disk);
                 }
+                if let Some(notary) = &self.notary {
+                    notary.look(&self.runtime);
+                }
+                // The notary's operations are not watched.
+                if self.disk.is_frozen() {
+                    return self.ring.advance_phase(Phase::Finished);
+                }
                 self.advance();
             }
             // The process is dead: nothing that the scribe still does reaches anything.
@@ -544,6 +560,14 @@ impl Driver {
         let mut evidence = self.evidence();
         if evidence.signed.last() != Some(&tree) {
             evidence.signed.push(tree);
+        }
+    }
+
+    /// The notary of a gateway that did not crash signs once more.
+    fn stop_notary(&mut self) {
+        let notary = self.notary.take().filter(|_| !self.disk.is_frozen());
+        if let Some(notary) = notary {
+            notary.stop(&self.runtime);
         }
     }
 

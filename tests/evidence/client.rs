@@ -26,7 +26,7 @@ fn witness_key() -> SigningKey {
     SigningKey::generate("witness.example/w", SignatureType::CosignatureEd25519).unwrap().0
 }
 
-async fn serve(router: Router) -> String {
+pub async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve_router(listener, router, 8, CancellationToken::new()));
@@ -46,11 +46,11 @@ async fn real(logs: &[VerifierKey]) -> (TempDir, WitnessClient) {
 /// Submits the checkpoint of `size`, and returns the sizes that a proof was made from too.
 async fn submit(client: &WitnessClient, log: &Log, known: u64, size: u64) -> (Result<Cosigned, ClientError>, Vec<u64>) {
     let mut asked = Vec::new();
-    let prove = |old: u64| {
+    let mut prove = |old: u64| {
         asked.push(old);
         std::future::ready(Ok::<Vec<Hash>, Infallible>(log.proof(old, size)))
     };
-    let result = client.submit(&log.note(size), known, prove).await.map_err(|error| match error {
+    let result = client.submit(&log.note(size), known, &mut prove).await.map_err(|error| match error {
         SubmitError::Witness(error) => error,
         SubmitError::Proof { .. } => unreachable!(),
     });
@@ -95,7 +95,7 @@ async fn each_refusal_of_a_witness_has_its_own_error() {
     let (error, _) = submit(&stranger, &log, 0, 9).await;
     assert!(matches!(error, Err(ClientError::UnknownLog { ref origin, .. }) if origin == ORIGIN), "{error:?}");
     // The proof cannot be made.
-    let failed = client.submit(&log.note(12), 9, |_| std::future::ready(Err("a tile is missing"))).await;
+    let failed = client.submit(&log.note(12), 9, &mut |_| std::future::ready(Err("a tile is missing"))).await;
     assert!(matches!(failed, Err(SubmitError::Proof { old_size: 9, source: "a tile is missing" })));
 }
 

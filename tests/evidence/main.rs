@@ -3,12 +3,17 @@
 
 #[path = "../common"]
 mod common {
+    pub mod command;
     pub mod made_log;
+    pub mod python;
+    pub mod tsa;
 }
 
+mod bucket;
 mod client;
 mod command;
 mod foreign;
 mod policy;
+mod time_stamps;
 mod vectors;
 mod witness;

@@ -92,6 +92,46 @@ pub(crate) fn create_durable_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Replaces the file at `path`, or makes it, whole and durably. The contents are first written to a file beside it with
+/// the extension `new`; a symbolic link at either path is not followed.
+///
+/// # Errors
+/// Any I/O error. The file has its old contents or the new ones, and another attempt may succeed.
+///
+/// # Durability
+/// The new contents survive a power loss once this returns.
+pub fn replace_file(fs: &dyn Fs, path: &Path, contents: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match fs.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = fs.create(&new)?;
+    file.set_len(contents.len() as u64)?;
+    file.write(0, contents)?;
+    file.sync_data()?;
+    drop(file);
+    fs.rename(&new, path)?;
+    fs.sync_dir(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Reads a file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// Any I/O error; [`io::ErrorKind::FileTooLarge`] if the file is longer.
+pub fn read_file(fs: &dyn Fs, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let file = fs.open(path)?;
+    // I6: a file is read up to its limit.
+    let length = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+    if length > bytes_max {
+        let text = format!("the file has {length} bytes, limit {bytes_max}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    let mut bytes = vec![0; length];
+    file.read(0, &mut bytes)?;
+    Ok(bytes)
+}
+
 /// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFs;

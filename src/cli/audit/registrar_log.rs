@@ -147,12 +147,12 @@ impl Log {
         if !witnesses.is_empty() && errors.len() == witnesses.len() {
             bail!("no witness told which checkpoint it has ({})", errors.join("; "));
         }
-        signer.sign(self.registrar, EPOCH, self.head()).context("the decisions cannot be signed")
+        signer.sign(self.registrar, EPOCH, self.head()).await.context("the decisions cannot be signed")
     }
 
     /// Has a witness sign, once.
     async fn submit(&self, (name, client): &Witness, note: &Note, store: &mut PostgresSink) -> anyhow::Result<()> {
-        let cosigned = client.submit(note, 0, DecisionProver(self)).await?;
+        let cosigned = client.submit(note, 0, &mut DecisionProver(self)).await?;
         let lines: Vec<_> = cosigned.signatures.iter().map(|line| format!("{line}\n")).collect();
         let (anchor, kind, proof) = (name.clone(), AnchorKind::Witness, lines.concat().into_bytes());
         let confirmation = Confirmation { log: EPOCH, head: self.head(), anchor, kind, proof };

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
+use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::lock;
 use crate::audit::query::{StoredLog, stored_logs};
 use crate::audit::record::{Epoch, GatewayId};
@@ -134,7 +136,7 @@ async fn logs(config: &Config) -> anyhow::Result<(Vec<Log>, Option<GatewayId>)> 
 
 /// The log of which the outbox's gateway signed last.
 fn last_log(outbox: &Path) -> Option<Epoch> {
-    match Memory::read(outbox) {
+    match Memory::read(Arc::new(DiskFs), outbox) {
         Ok(memory) => memory.last().map(|signed| signed.log),
         Err(error) => {
             print_error(&error.to_string());

@@ -407,7 +407,7 @@ impl<'a> AuditEntry<'a> {
         core.counters.refused(refusal.status);
         self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();
-        if refusal.status == Status::AuditUnavailable {
+        if !refusal.needs_record {
             return Reply::unavailable(id, &refusal.message);
         }
         self.find_names(core).await;

@@ -35,7 +35,7 @@ use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{META_VERSION, METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HEADER, header_text};
 pub use error::Error;
 use identity::{HOST, Identities, Identity};
-pub use token_source::{CommandError, TokenSource};
+pub use token_source::{TokenError, TokenSource};
 
 /// The most lines that wait to be written. *Chosen*: enough for a burst; a client that does not read delays its own
 /// calls only.

@@ -41,13 +41,16 @@ pub struct Refusal {
     pub(crate) challenge: Option<String>,
     /// The time until a retry may succeed.
     pub(crate) retry_after: Option<Duration>,
+    /// False if the audit pipeline has recorded or counted it.
+    pub(crate) needs_record: bool,
 }
 
 impl Refusal {
     /// A request that breaks a rule, or names something that does not exist.
     pub(crate) fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status: Status::Malformed, http, code, message, data: None, challenge: None, retry_after: None }
+        let (data, challenge, retry_after) = (None, None, None);
+        Self { status: Status::Malformed, http, code, message, data, challenge, retry_after, needs_record: true }
     }
 
     /// A malformed request, with HTTP status 400.
@@ -69,7 +72,8 @@ impl Refusal {
     /// A request whose intent cannot be stored.
     pub(crate) fn unaudited(cause: &UnavailableError) -> Self {
         let refusal = Self::malformed(StatusCode::SERVICE_UNAVAILABLE, AUDIT_UNAVAILABLE, cause.to_string());
-        Self { status: Status::AuditUnavailable, ..refusal }
+        let needs_record = matches!(cause, UnavailableError::NoEvidence);
+        Self { status: Status::AuditUnavailable, needs_record, ..refusal }
     }
 
     /// A request that is too large to be recorded: of `arguments` and `extra` bytes, where `bytes_max` are allowed.

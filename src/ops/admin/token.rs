@@ -4,18 +4,16 @@
 //! it. A client therefore shows that it can read the directory.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
+use crate::audit::outbox::fs::{DiskFs, replace_file};
+
 /// The token's file in the outbox directory.
 pub(super) const TOKEN_NAME: &str = "admin.token";
-
-/// The file under which a new token is written, before it is renamed.
-const NEW_NAME: &str = "admin.token.new";
 
 /// Longest token that is read, in bytes. *Derived*: twice the length of one.
 const TOKEN_BYTES_MAX: u64 = 128;
@@ -31,15 +29,7 @@ impl AdminToken {
     /// The file cannot be written; the earlier token stays in the file.
     pub(super) fn create(dir: &Path) -> io::Result<Self> {
         let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-        let new = dir.join(NEW_NAME);
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        // `create_new` follows no symbolic link.
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(token.as_bytes())?;
-        std::fs::rename(&new, dir.join(TOKEN_NAME))?;
+        replace_file(&DiskFs, &dir.join(TOKEN_NAME), token.as_bytes())?;
         Ok(Self(token))
     }
 
@@ -83,7 +73,7 @@ mod tests {
     #[test]
     fn each_start_has_a_token_of_its_own_that_only_the_owner_can_read() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join(NEW_NAME)).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join("admin.new")).unwrap();
         let first = AdminToken::create(dir.path()).unwrap();
         assert!(!dir.path().join("elsewhere").exists(), "a symbolic link was followed");
         let mode = std::fs::metadata(dir.path().join(TOKEN_NAME)).unwrap().permissions().mode();

@@ -1,6 +1,6 @@
 //! The reason why a client on standard input is not served.
 
-use super::token_source::CommandError;
+use super::token_source::TokenError;
 
 /// The reason why a client is not served.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum Error {
     Ended,
     /// The command gives no token.
     #[error("--token-command: {0}")]
-    Command(#[source] CommandError),
+    Command(#[source] TokenError),
     /// The command gives a token for another caller than before.
     #[error("--token-command: the new token is for another caller, or for other roles: start again to use it")]
     OtherCaller,

@@ -2,25 +2,15 @@
 //! again before the token ends.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::net::unix::pipe;
-use tokio::process::{ChildStdout, Command};
-
-use crate::children;
+use crate::command::{self, Run, RunError};
 
 /// Longest run of a command. *Chosen*: it may ask a server, and clients wait a minute for a server's start.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest output of a command, in bytes. *Derived*: twice the longest token that is verified.
 const OUTPUT_BYTES_MAX: usize = 32 * 1024;
-
-/// Variables that begin so are the gateway's, and some are secrets: a command does not get them.
-const OWN_PREFIX: &str = "GATEPOST_";
 
 /// The source of a client's token.
 pub enum TokenSource {
@@ -37,30 +27,10 @@ pub enum TokenSource {
 
 /// The reason why a command gives no token. I8: it does not show the command's output or its arguments.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// No program is named, or it cannot be started.
-    #[error("cannot run {program:?}: {source}")]
-    Start {
-        /// The program.
-        program: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The command failed.
-    #[error("{program:?} failed ({status}): run it in a terminal to see why")]
-    Status {
-        /// The program.
-        program: String,
-        /// The end of its process.
-        status: std::process::ExitStatus,
-    },
-    /// The command takes too long.
-    #[error("{program:?} took longer than {} s and was ended: it must not wait for a person", COMMAND_TIMEOUT.as_secs())]
-    Timeout {
-        /// The program.
-        program: String,
-    },
+pub enum TokenError {
+    /// The command has no output.
+    #[error(transparent)]
+    Command(#[from] RunError),
     /// The command's output cannot be a token.
     #[error("{program:?} must print the token and nothing else: one word, at most {OUTPUT_BYTES_MAX} bytes")]
     Output {
@@ -73,11 +43,11 @@ impl TokenSource {
     /// The token; a command is run for it.
     ///
     /// # Errors
-    /// [`CommandError`]: the command gives none. It has ended, with all processes that it started in its group.
+    /// [`TokenError`]: the command gives none. It has ended, with all processes that it started in its group.
     ///
     /// # Cancel safety
     /// If the future is dropped, the command is killed, with all processes that it started in its group.
-    pub(super) async fn token(&self) -> Result<String, CommandError> {
+    pub(super) async fn token(&self) -> Result<String, TokenError> {
         match self {
             Self::Given(token) => Ok(token.clone()),
             Self::Command { words, withheld } => output(words, withheld, tokio::time::sleep(COMMAND_TIMEOUT)).await,
@@ -97,89 +67,17 @@ impl fmt::Debug for TokenSource {
     }
 }
 
-/// Runs a command, without a shell and until `limit`, and returns the word that it prints. What it prints as errors
-/// goes where the gateway's own log goes.
-async fn output(
-    words: &[String],
-    withheld: &[String],
-    limit: impl Future<Output = ()>,
-) -> Result<String, CommandError> {
-    let (name, arguments) = words.split_first().map_or(("", &[][..]), |(name, arguments)| (name.as_str(), arguments));
-    let program = || name.to_owned();
-    let failed = |source| CommandError::Start { program: program(), source };
-    let mut command = Command::new(name);
-    command.args(arguments).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    // I8: the gateway's own secrets are not the command's business.
-    for (variable, _) in std::env::vars_os() {
-        let is_own = variable.as_encoded_bytes().starts_with(OWN_PREFIX.as_bytes());
-        if is_own || withheld.iter().any(|name| **name == *variable) {
-            command.env_remove(variable);
-        }
-    }
-    let mut child = children::start_group(command).await.map_err(failed)?;
-    // Processes that it leaves behind, or that it still is.
-    let group = child.group.take();
-    let stdout = child.process.stdout.take();
-    let run = async {
-        let mut stdout = stdout.map(receiver).transpose()?;
-        let mut printed = Vec::new();
-        let status = tokio::select! {
-            read = read(&mut stdout, &mut printed) => {
-                read?;
-                if printed.len() > OUTPUT_BYTES_MAX {
-                    // It would wait for a reader of the rest.
-                    drop(stdout.take());
-                }
-                child.process.wait().await?
-            }
-            // A process that it left behind may have its output open for ever.
-            status = child.process.wait() => status?,
-        };
-        if let Some(stdout) = stdout {
-            // What it printed is in the pipe.
-            read_rest(stdout, &mut printed)?;
-        }
-        Ok((status, printed))
+/// Runs a command until `limit`, and returns the word that it prints.
+async fn output(words: &[String], withheld: &[String], limit: impl Future<Output = ()>) -> Result<String, TokenError> {
+    let program = words.first().cloned().unwrap_or_default();
+    let run = Run { words, withheld, input: None, output_bytes_max: OUTPUT_BYTES_MAX, timeout: COMMAND_TIMEOUT };
+    let printed = match command::output_until(run, limit).await {
+        Err(RunError::TooLong { .. }) => return Err(TokenError::Output { program }),
+        printed => printed?,
     };
-    let ended = tokio::select! {
-        ended = run => Some(ended),
-        () = limit => None,
-    };
-    drop(group);
-    let (status, printed) = ended.ok_or_else(|| CommandError::Timeout { program: program() })?.map_err(failed)?;
-    // First, because a command that is not read to its end may fail for that.
-    if printed.len() > OUTPUT_BYTES_MAX {
-        return Err(CommandError::Output { program: program() });
-    }
-    if !status.success() {
-        return Err(CommandError::Status { program: program(), status });
-    }
     let token = std::str::from_utf8(&printed).unwrap_or_default().trim();
     let is_word = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_word { Ok(token.to_owned()) } else { Err(CommandError::Output { program: program() }) }
-}
-
-fn receiver(stdout: ChildStdout) -> std::io::Result<pipe::Receiver> {
-    pipe::Receiver::from_owned_fd(stdout.into_owned_fd()?)
-}
-
-/// Reads to the end, or until there is more than a token may have.
-async fn read(stdout: &mut Option<pipe::Receiver>, printed: &mut Vec<u8>) -> std::io::Result<()> {
-    let Some(stdout) = stdout else { return Ok(()) };
-    // I6: no more is kept than a token may have, and one read.
-    while printed.len() <= OUTPUT_BYTES_MAX && stdout.read_buf(printed).await? > 0 {}
-    Ok(())
-}
-
-/// Reads what is in the pipe, without waiting for more.
-fn read_rest(stdout: pipe::Receiver, printed: &mut Vec<u8>) -> std::io::Result<()> {
-    // A receiver does not look again at what it has not been told of.
-    let file = File::from(stdout.into_nonblocking_fd()?);
-    match file.take(OUTPUT_BYTES_MAX as u64 + 1).read_to_end(printed) {
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-        _ => Ok(()),
-    }
+    if is_word { Ok(token.to_owned()) } else { Err(TokenError::Output { program }) }
 }
 
 #[cfg(test)]
@@ -191,7 +89,7 @@ mod tests {
         TokenSource::Command { words, withheld: vec!["CARGO_MANIFEST_DIR".to_owned()] }
     }
 
-    async fn run(script: &str) -> Result<String, CommandError> {
+    async fn run(script: &str) -> Result<String, TokenError> {
         source(&["sh", "-c", script]).token().await
     }
 
@@ -303,7 +201,7 @@ mod tests {
                 }
             } else {
                 let error = output(&words, &[], limit()).await.unwrap_err();
-                assert!(matches!(error, CommandError::Timeout { .. }), "{error}");
+                assert!(matches!(error, TokenError::Command(RunError::Timeout { .. })), "{error}");
             }
             ended(&started().unwrap()).await;
         }
