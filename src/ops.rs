@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod inspect;
 pub mod metrics;
 pub mod page_key;
+pub mod proof;
 pub mod protocol;
 pub mod prune;
 pub mod read_log;

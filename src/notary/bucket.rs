@@ -22,9 +22,6 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::anchor::{AnchorClient, AnchorError, History, Largest};
-use super::memory::Signed;
-use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::VerifierKey;
 use crate::evidence::note::{NOTE_BYTES_MAX, Note};
@@ -98,6 +95,14 @@ pub enum BucketError {
     /// An object is there that is not a checkpoint of this log.
     #[error("the object {key:?} is not a checkpoint that this log signed: find out who wrote it")]
     Foreign {
+        /// The key of the object.
+        key: String,
+    },
+    /// The log signed another tree of this size.
+    #[error("it has a tree of {size} records that this log does not have, in {key:?}")]
+    Other {
+        /// The size of the tree.
+        size: u64,
         /// The key of the object.
         key: String,
     },
@@ -228,11 +233,22 @@ impl BucketAnchor {
 }
 
 impl BucketAnchor {
+    /// The shortest time between two objects.
+    pub(super) fn interval(&self) -> Duration {
+        self.settings.interval
+    }
+
+    /// The tree of the largest checkpoint of the log with this name.
+    pub(super) async fn largest_head(&self, log: &str) -> Result<Option<TreeHead>, BucketError> {
+        let Some(size) = self.largest_size(log).await? else { return Ok(None) };
+        Ok(Some(self.checkpoint(log, size).await?.1))
+    }
+
     /// Keeps a signed checkpoint, and returns the words that say where and how.
     ///
     /// # Errors
-    /// [`AnchorError`].
-    pub async fn keep(&self, note: &str) -> Result<Vec<u8>, AnchorError> {
+    /// [`BucketError`]. After [`BucketError::Other`] nothing may be signed any more.
+    pub async fn keep(&self, note: &str) -> Result<Vec<u8>, BucketError> {
         let own = Note::parse(note.as_bytes()).ok().and_then(|note| Checkpoint::parse(note.text()).ok());
         let own = own.ok_or_else(|| BucketError::Foreign { key: "of this checkpoint".to_owned() })?;
         let key = key_of(own.origin(), own.size());
@@ -242,43 +258,20 @@ impl BucketAnchor {
         let answer = self.send(Method::PUT, &key, &[], &headers, note.as_bytes()).await?;
         // After the latter it is there already.
         if ![StatusCode::OK, StatusCode::PRECONDITION_FAILED].contains(&answer.status) {
-            return Err(answer.refused("PutObject").into());
+            return Err(answer.refused("PutObject"));
         }
         let (kept, head) = self.checkpoint(own.origin(), own.size()).await?;
         if head != own.head() {
-            return Err(AnchorError::Contradiction { size: head.size, cause: format!("it is in {key:?}") });
+            return Err(BucketError::Other { size: head.size, key });
         }
         let mode = kept.headers.get("x-amz-object-lock-mode").map(|mode| String::from_utf8_lossy(mode.as_bytes()));
         let until = kept.headers.get("x-amz-object-lock-retain-until-date");
         let until = until.and_then(|until| DateTime::parse_from_rfc3339(until.to_str().ok()?).ok());
         match (mode, until.filter(|until| *until > Utc::now())) {
             (Some(mode), Some(until)) => Ok(format!("{key}\n{mode} until {}\n", until.to_rfc3339()).into_bytes()),
-            _ if self.settings.needs_lock => Err(BucketError::NoLock { key }.into()),
+            _ if self.settings.needs_lock => Err(BucketError::NoLock { key }),
             _ => Ok(format!("{key}\nnot locked\n").into_bytes()),
         }
-    }
-}
-
-impl AnchorClient for BucketAnchor {
-    fn kind(&self) -> AnchorKind {
-        AnchorKind::S3
-    }
-
-    fn interval(&self) -> Duration {
-        self.settings.interval
-    }
-
-    async fn largest(&self, log: &str) -> Result<Largest, AnchorError> {
-        let Some(size) = self.largest_size(log).await? else { return Ok(Largest::Nothing) };
-        Ok(Largest::Checkpoint(self.checkpoint(log, size).await?.1))
-    }
-
-    async fn confirm<S: CheckpointStore>(
-        &mut self,
-        signed: &Signed,
-        _: History<'_, S>,
-    ) -> Result<Vec<u8>, AnchorError> {
-        self.keep(&signed.note).await
     }
 }
 

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::anchor::{AnchorClient, AnchorError, History, Largest};
-use super::bucket::BucketAnchor;
+use super::bucket::{BucketAnchor, BucketError};
 use super::command::CommandAnchor;
 use super::memory::Signed;
 use super::time_stamp::TimeStampAnchor;
 use super::witness::WitnessAnchor;
+use crate::audit::record::Timestamp;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 
 /// An anchor of any kind.
@@ -62,5 +63,54 @@ impl AnchorClient for Client {
             Self::Bucket(anchor) => anchor.confirm(signed, records).await,
             Self::Command(anchor) => anchor.confirm(signed, records).await,
         }
+    }
+}
+
+impl AnchorClient for TimeStampAnchor {
+    fn kind(&self) -> AnchorKind {
+        AnchorKind::Tsa
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval()
+    }
+
+    /// It keeps nothing.
+    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
+        Ok(Largest::Unknown)
+    }
+
+    async fn confirm<S: CheckpointStore>(
+        &mut self,
+        signed: &Signed,
+        _: History<'_, S>,
+    ) -> Result<Vec<u8>, AnchorError> {
+        let now = u64::try_from(Timestamp::now().micros() / 1_000_000).unwrap_or_default();
+        Ok(self.stamp(&signed.note, now).await?.der)
+    }
+}
+
+impl AnchorClient for BucketAnchor {
+    fn kind(&self) -> AnchorKind {
+        AnchorKind::S3
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval()
+    }
+
+    async fn largest(&self, log: &str) -> Result<Largest, AnchorError> {
+        Ok(self.largest_head(log).await?.map_or(Largest::Nothing, Largest::Checkpoint))
+    }
+
+    async fn confirm<S: CheckpointStore>(
+        &mut self,
+        signed: &Signed,
+        _: History<'_, S>,
+    ) -> Result<Vec<u8>, AnchorError> {
+        self.keep(&signed.note).await.map_err(|error| match error {
+            BucketError::Other { size, .. } => AnchorError::Contradiction { size, cause: error.to_string() },
+            _ => error.into(),
+        })
     }
 }

@@ -6,10 +6,6 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use reqwest::header::CONTENT_TYPE;
 
-use super::anchor::{AnchorClient, AnchorError, History, Largest};
-use super::memory::Signed;
-use crate::audit::record::Timestamp;
-use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
 use crate::evidence::time_stamp::{Nonce, TimeStampError, Token};
 use crate::outbound;
 use crate::witness::client::CLOCK_DIFFERENCE_MAX;
@@ -78,6 +74,11 @@ impl TimeStampAnchor {
         Ok(Self { url: url.to_owned(), interval, http })
     }
 
+    /// The shortest time between two time stamps.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// A token for `note`, which was checked as far as it can be without a list of trusted certificates. `own` is the
     /// time of our clock, in seconds since 1970.
     ///
@@ -105,30 +106,6 @@ impl TimeStampAnchor {
             return Err(TimeStampAnchorError::Clock { authority: token.time, own });
         }
         Ok(token)
-    }
-}
-
-impl AnchorClient for TimeStampAnchor {
-    fn kind(&self) -> AnchorKind {
-        AnchorKind::Tsa
-    }
-
-    fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    /// It keeps nothing.
-    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
-        Ok(Largest::Unknown)
-    }
-
-    async fn confirm<S: CheckpointStore>(
-        &mut self,
-        signed: &Signed,
-        _: History<'_, S>,
-    ) -> Result<Vec<u8>, AnchorError> {
-        let now = u64::try_from(Timestamp::now().micros() / 1_000_000).unwrap_or_default();
-        Ok(self.stamp(&signed.note, now).await?.der)
     }
 }
 

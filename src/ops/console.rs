@@ -10,6 +10,7 @@
 //! /console            the page; without a token, the form
 //! /console/live       the overview, which the script fetches
 //! /console/record     one call
+//! /console/proof      the proof of a record, for download
 //! /console/status     the overview for programs, as JSON
 //! /console/records    a search for programs, as JSON lines
 //! ```
@@ -20,6 +21,7 @@
 mod access;
 mod overview;
 mod page;
+mod proof;
 mod query;
 mod rate;
 mod record;
@@ -44,6 +46,7 @@ pub fn router(settings: Settings) -> Router {
         .route("/console", get(search::page))
         .route("/console/live", get(overview::fragment))
         .route("/console/record", get(record::page))
+        .route("/console/proof", get(proof::download))
         .route("/console/status", get(overview::status))
         .route("/console/records", get(search::lines))
         .route("/console/sign-in", post(access::sign_in))

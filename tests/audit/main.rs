@@ -19,9 +19,11 @@ mod common {
     pub mod postgres;
     pub mod postgres_control;
     pub mod process;
+    pub mod python;
     pub mod rng;
     pub mod stored_records;
     pub mod trail;
+    pub mod verifier;
     pub mod wait;
 }
 
@@ -32,6 +34,7 @@ mod checkpoints;
 mod columns;
 mod connections;
 mod damage;
+mod evidence_generator;
 mod fault_disk;
 mod fault_proxy;
 mod fork;

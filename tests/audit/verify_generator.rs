@@ -31,8 +31,8 @@ const REGISTRAR: GatewayId = GatewayId(uuid::Uuid::from_u128(1));
 
 /// A trail in memory.
 #[derive(Clone, Debug, PartialEq)]
-struct Store {
-    records: Vec<AuditRecord>,
+pub struct Store {
+    pub records: Vec<AuditRecord>,
     cursors: BTreeMap<StreamId, Head>,
 }
 
@@ -83,7 +83,7 @@ async fn refill(rig: &mut Rig, records: &[AuditRecord]) {
 }
 
 impl Store {
-    async fn made() -> Self {
+    pub async fn made() -> Self {
         let mut records = lives(Rig::stored()).await;
         records.extend(lives(Rig::queued(Duration::from_millis(200))).await);
         let mut store = Self { records, cursors: BTreeMap::new() };
@@ -197,7 +197,7 @@ fn change(record: &mut AuditRecord, rng: &mut Rng) {
 }
 
 /// One manipulation: what was done, in words.
-fn manipulate(store: &mut Store, rng: &mut Rng) -> String {
+pub fn manipulate(store: &mut Store, rng: &mut Rng) -> String {
     let count = 1 + below(rng, 3);
     let at = below(rng, store.records.len());
     let position = store.records[at].position;

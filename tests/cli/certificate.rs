@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use gatepost::audit::record::GatewayId;
 use gatepost::evidence::key::{SignatureType, SigningKey};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -15,11 +16,12 @@ use crate::common::python::python_program;
 use crate::common::wait::{SOON, until_async};
 use crate::evidence::{Signing, Witnessing, drop_line};
 use crate::run::run;
+use crate::trials::tamper::{Tamper, altered};
 
 /// A gateway with a witness, and the policy of those who need both.
 struct Certifying {
     signing: Signing,
-    _witnessing: Witnessing,
+    witnessing: Witnessing,
     gatepost: Option<Gatepost>,
     policy: String,
 }
@@ -32,7 +34,7 @@ impl Certifying {
         let gatepost = Some(signing.setup.start());
         let key = SigningKey::parse(&witnessing.secret).unwrap();
         let policy = format!("log {}\nwitness w1 {}\nquorum w1\n", witnessing.log, key.verifier());
-        Self { signing, _witnessing: witnessing, gatepost, policy }
+        Self { signing, witnessing, gatepost, policy }
     }
 
     /// Calls by a person, with a text that names the person.
@@ -264,23 +266,6 @@ async fn a_certificate_says_no_more_than_the_database_and_the_witnesses_give() {
     refused(&until, &since, &[], 2, "--since must be before --until");
     refused(&since, &until, &["--subject", "alice", "--tool", "echo"], 2, "give no other option");
     refused(&since, &until, &["--gateway", &Uuid::from_u128(5).to_string()], 1, "has signed no checkpoints");
-    // A lost record is withheld, and a person's certificate cannot be made across it.
-    let one = "WHERE request_args::text LIKE '%bob says 1%'";
-    let fields = "method, request_args, client_subject";
-    it.sql(&format!("CREATE TABLE kept AS SELECT * FROM audit_log {one}")).await;
-    it.sql(&format!("UPDATE audit_log SET ({fields}) = ROW('gateway/gap', '{{\"lost\":1}}'::json, 'gatepost') {one}"))
-        .await;
-    let (code, said, certificate) = it.certify(&since, &until, &[]);
-    assert!(code == Some(0) && said.contains("1 record of the range lost on the gateway's disk"), "{said}");
-    let (code, said) = it.verify(&certificate.unwrap());
-    assert!(code == Some(0) && said.contains("\n3 shown, 1 withheld"), "{said}");
-    refused(&since, &until, &["--subject", "alice"], 1, "so it cannot be shown that it is not of \"alice\"");
-    let seq = "WHERE (l.epoch, l.seq) = (k.epoch, k.seq)";
-    it.sql(&format!(
-        "UPDATE audit_log l SET ({fields}) = (k.method, k.request_args, k.client_subject) FROM kept k {seq}"
-    ))
-    .await;
-    it.proven(&since, &until, &["--subject", "alice"]);
     // A log that ended within the range.
     let logs = |log: u32| {
         let of = |table: &str, time: &str| format!("UPDATE {table} SET log = {log} WHERE {time} > '{since}';");
@@ -347,4 +332,76 @@ fn a_certificate_that_was_made_without_gatepost_is_accepted() {
         let is_accepted = code == Some(0) && said.contains("they were signed by no witness");
         assert!(is_accepted || said.starts_with("not proven"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trail_is_compared_with_all_signed_checkpoints_and_those_kept_elsewhere() {
+    let mut it = Certifying::start(92).await;
+    it.calls("alice", 3).await;
+    it.witnessed_now().await;
+    it.calls("alice", 2).await;
+    it.stop();
+    let dir = it.signing.setup.dir().to_owned();
+    let write = |name: &str, text: &str| {
+        fs::write(dir.join(name), text).unwrap();
+        dir.join(name).display().to_string()
+    };
+    let own = format!("{}quorum none\n", it.policy.split_inclusive('\n').next().unwrap());
+    let (own, witnessed) = (write("own", &own), write("witnessed", &it.policy));
+    let verify = |more: &[&str], code: i32, texts: &[&str]| {
+        let (found, stdout, stderr) = run(&it.signing.setup, &[&["audit", "verify"], more].concat());
+        let is_right = found == Some(code) && texts.iter().all(|text| stdout.contains(text));
+        assert!(is_right, "{more:?}: {found:?} instead of {code} with {texts:?}\n{stdout}{stderr}");
+        stdout
+    };
+    let note = "SELECT note FROM audit_checkpoint ORDER BY size DESC LIMIT 1";
+    let note: String = sqlx::query_scalar(note).fetch_one(&it.signing.pool).await.unwrap();
+    let kept = write("kept", &note);
+    let name = it.witnessing.log.name().to_owned();
+    verify(&[], 4, &["rests on the word of this database alone"]);
+    let proven = format!("in {name}, witnessed by no witness; 0 records behind it");
+    verify(&["--policy", &own], 0, &[&proven, "signed checkpoints or the live gateway confirm their ends"]);
+    verify(&["--policy", &own, "--checkpoint", &kept], 0, &[&proven]);
+    it.sql("DELETE FROM audit_anchor WHERE size = (SELECT max(size) FROM audit_checkpoint)").await;
+    let stdout = verify(&["--policy", &witnessed], 4, &["by w1; ", " on the word of this database alone"]);
+    assert!(!stdout.contains("; 0 records behind it"), "{stdout}");
+    // The policy of another log.
+    let other = SigningKey::generate("example.com/other/log", SignatureType::Ed25519).unwrap().0;
+    let other = write("other", &format!("log {}\nquorum none\n", other.verifier()));
+    let texts = ["the policy does not name the log", "names the log example.com/other/log, and there is no checkpoint"];
+    verify(&["--policy", &other], 4, &texts);
+    verify(&["--policy", &witnessed, "--checkpoint", &kept], 1, &[]);
+    // The first rows are gone: a gap, and from the first checkpoint whose last record is here the tree continues.
+    it.sql("CREATE TABLE first AS SELECT * FROM audit_log WHERE seq <= 2; DELETE FROM audit_log WHERE seq <= 2").await;
+    let stdout = verify(&["--policy", &own], 1, &["gap: ", "proven to index "]);
+    assert!(!stdout.contains("checkpoint: "), "{stdout}");
+    it.sql("INSERT INTO audit_log SELECT * FROM first").await;
+    verify(&["--policy", &own], 0, &[]);
+    // The rows are changed, with all hashes and the cursor.
+    it.sql("CREATE TABLE logs AS SELECT * FROM audit_log; CREATE TABLE streams AS SELECT * FROM audit_stream").await;
+    let mut tamper = Tamper::on(&it.signing.database.url, GatewayId(Uuid::from_u128(92))).await;
+    tamper
+        .rewrite(tamper.a, 1, |mut rows| {
+            rows[2] = altered(rows[2].clone());
+            rows
+        })
+        .await;
+    verify(&[], 4, &["rests on the word of this database alone"]);
+    verify(&["--policy", &own], 1, &["checkpoint: ", &format!("do not give the root that {name} signed for")]);
+    // And the checkpoints are removed, or made again by another key.
+    it.sql("CREATE TABLE signed AS SELECT * FROM audit_checkpoint; DELETE FROM audit_checkpoint").await;
+    verify(
+        &["--policy", &own],
+        4,
+        &[&format!("the policy names the log {name}, and there is no checkpoint of it here")],
+    );
+    verify(&["--policy", &own, "--checkpoint", &kept], 1, &["signed for", &kept]);
+    it.sql("INSERT INTO audit_checkpoint SELECT * FROM signed; UPDATE audit_checkpoint SET note = regexp_replace(note, '(?<=[a-z0-9] )[A-Za-z0-9+/=]{80,}', 'AAAAAAAAAAAA')").await;
+    verify(&["--policy", &own], 1, &["the stored checkpoint of "]);
+    it.sql("TRUNCATE audit_log, audit_stream; INSERT INTO audit_log SELECT * FROM logs; INSERT INTO audit_stream SELECT * FROM streams; DELETE FROM audit_checkpoint; INSERT INTO audit_checkpoint SELECT * FROM signed").await;
+    verify(&["--policy", &own], 0, &[]);
+    // The end is removed, and the cursor set back.
+    it.sql("DELETE FROM audit_log WHERE seq > 4; UPDATE audit_stream SET (delivered_seq, head_hash) = (SELECT seq, hash FROM audit_log WHERE seq = 4)").await;
+    verify(&["--policy", &own], 4, &["is not here: not delivered, or removed"]);
+    verify(&["--policy", &own, "--checkpoint", &kept], 1, &["and these are not all here: some were removed"]);
 }

@@ -34,6 +34,9 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(format!("{:?}", Config::load(None, []).unwrap()), format!("{:?}", Config::default()));
 }
 
+/// What the anchors of a configuration need.
+const EVIDENCE: &str = "[evidence]\norigin = \"o\"\nkey_file = \"k\"\n";
+
 #[test]
 fn the_table_of_settings_states_the_defaults_of_the_code() {
     for spec in SETTINGS {
@@ -52,14 +55,14 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
                     format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
                 }
                 ("evidence.time_stamps[]", key) => {
-                    format!("[[evidence.time_stamps]]\nname = \"a\"\nurl = \"http://a\"\n{key} = {value}")
+                    format!("{EVIDENCE}[[evidence.time_stamps]]\nname = \"a\"\nurl = \"http://a\"\n{key} = {value}")
                 }
                 ("evidence.commands[]", key) => {
-                    format!("[[evidence.commands]]\nname = \"a\"\ncommand = [\"a\"]\n{key} = {value}")
+                    format!("{EVIDENCE}[[evidence.commands]]\nname = \"a\"\ncommand = [\"a\"]\n{key} = {value}")
                 }
                 ("evidence.buckets[]", key) => {
                     let bucket = "name = \"a\"\nurl = \"https://a\"\nregion = \"a\"\naccess_key_id = \"a\"";
-                    format!("[[evidence.buckets]]\n{bucket}\nsecret_key_file = \"a\"\n{key} = {value}")
+                    format!("{EVIDENCE}[[evidence.buckets]]\n{bucket}\nsecret_key_file = \"a\"\n{key} = {value}")
                 }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };

@@ -39,7 +39,7 @@ pub const ORIGIN: &str = "example.com/gatepost";
 /// A gateway that signs, and its database.
 pub struct Signing {
     pub setup: Setup,
-    _database: Database,
+    pub database: Database,
     pub pool: PgPool,
     pub secret: String,
 }
@@ -56,15 +56,21 @@ pub struct Stored {
 
 impl Signing {
     pub async fn new() -> Self {
+        let mut signing = Self::without_key().await;
+        let key_file = signing.setup.dir().join("log.key");
+        write_secret(&key_file, format!("{}\n", signing.secret));
+        signing.setup.set("evidence.key_file", &key_file.display().to_string());
+        signing
+    }
+
+    /// The same, whose configuration names no key.
+    pub async fn without_key() -> Self {
         let database = Cluster::shared().create_database().await;
         let pool = database.pool().await;
         let mut setup = Setup::new();
         let (_, secret) = SigningKey::generate(ORIGIN, SignatureType::Ed25519).unwrap();
-        write_secret(&setup.dir().join("log.key"), format!("{}\n", *secret));
-        let key_file = setup.dir().join("log.key").display().to_string();
-        setup.set("postgres.url", &database.url).set("evidence.origin", ORIGIN).set("evidence.key_file", &key_file);
-        setup.set("evidence.interval", "1s");
-        Self { setup, _database: database, pool, secret: secret.to_string() }
+        setup.set("postgres.url", &database.url).set("evidence.origin", ORIGIN).set("evidence.interval", "1s");
+        Self { setup, database, pool, secret: secret.to_string() }
     }
 
     pub async fn call(&self, gatepost: &Gatepost, count: usize) {

@@ -131,10 +131,9 @@ fn openssl_key(setup: &Setup, name: &str) -> (PathBuf, VerifierKey) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_signs_and_a_wrong_signature_is_never_used() {
-    let mut signing = Signing::new().await;
+    let mut signing = Signing::without_key().await;
     let (sign, verifier) = openssl_key(&signing.setup, "sign");
     let (_, other) = openssl_key(&signing.setup, "other");
-    signing.setup.unset("evidence.key_file");
     signing.setup.set_toml("evidence.sign_command", &format!("['{}']", sign.display()));
     signing.setup.set("evidence.verifier_key", &other.to_string());
     let gatepost = signing.setup.start();
@@ -159,6 +158,7 @@ async fn a_command_signs_and_a_wrong_signature_is_never_used() {
         ("yes", "printed more than 1024 bytes"),
     ] {
         program(&signing.setup, "sign", script);
+        signing.call(&gatepost, 1).await;
         signing.setup.wait_for_log(wanted);
     }
     signing.stop(gatepost);

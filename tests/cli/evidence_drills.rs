@@ -127,7 +127,7 @@ async fn rotated_keys_are_accepted_by_one_policy() {
     signing.setup.set("evidence.key_file", &file);
     signing.setup.settings.remove("evidence.second_key_file");
     let gatepost = signing.setup.start();
-    signing.setup.wait_for_log("a witness did not sign");
+    signing.setup.wait_for_log("a checkpoint was not confirmed");
     witnessing.stop.cancel();
     witnessing.others.push(key);
     witnessing.start().await;

@@ -21,6 +21,7 @@ mod common {
     pub mod python;
     pub mod stdio_client;
     pub mod tsa;
+    pub mod verifier;
     pub mod wait;
 }
 
@@ -33,6 +34,7 @@ mod certificate;
 mod config;
 mod config_check;
 mod connect;
+mod console_proof;
 mod directory;
 mod docs;
 mod evidence;

@@ -108,12 +108,6 @@ impl Setup {
         self
     }
 
-    /// Removes a setting.
-    pub fn unset(&mut self, key: &str) -> &mut Self {
-        self.settings.remove(key);
-        self
-    }
-
     pub fn backend(&mut self, alias: &str, command: &[&str]) -> &mut Self {
         self.set_toml(&format!("backends.{alias}.command"), &format!("{command:?}"))
     }

@@ -4,7 +4,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::reading::{Reading, bigint};
-use super::row::timestamp;
+use super::row::{digest, timestamp};
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sql::{self, Connection};
 use crate::audit::tree::Tree;
@@ -33,6 +33,20 @@ const HASHES: &str = "SELECT r.hash FROM (
         WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
         UNION ALL SELECT epoch, seq, hash FROM {retired}
         WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq";
+
+/// Checkpoints in the order of log and size.
+const PAGE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND (c.log, c.size) > ($2, $3)
+    ORDER BY c.log, c.size LIMIT $4";
+
+/// The hashes of the records after one place. The limit is in each part, so that an index gives the order.
+const HASHES_AFTER: &str = "SELECT r.epoch, r.seq, r.hash FROM (
+        (SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
+            ORDER BY epoch, seq LIMIT $4)
+        UNION ALL (SELECT epoch, seq, hash FROM {quarantine} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
+            ORDER BY epoch, seq LIMIT $4)
+        UNION ALL (SELECT epoch, seq, hash FROM {retired} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3)
+            ORDER BY epoch, seq LIMIT $4)) r
+    ORDER BY r.epoch, r.seq LIMIT $4";
 
 /// The places and hashes of a gateway's records from an epoch on.
 const RECORDS: &str = "SELECT r.epoch, r.seq, r.hash FROM (
@@ -201,6 +215,54 @@ impl<'c> LogReading<'c> {
             found.extend(self.with_anchors(Some(row)).await?);
         }
         Ok(found)
+    }
+
+    /// The first epochs of the logs of which there are checkpoints.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn logs(&mut self) -> Result<Vec<Epoch>, sqlx::Error> {
+        let sql = self.reading.sql("SELECT DISTINCT log FROM {checkpoint} WHERE gateway_id = $1 ORDER BY log");
+        let logs = sql::query_scalar(sql).bind(self.gateway_id.0).fetch_all(&mut *self.reading.transaction).await?;
+        Ok(logs.into_iter().map(|log: i64| Epoch(log.unsigned_abs())).collect())
+    }
+
+    /// At most `limit` checkpoints after that of a log and a size, in this order.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`]; a row that is not a checkpoint is one.
+    pub async fn checkpoints_after(
+        &mut self,
+        (log, size): (Epoch, u64),
+        limit: i64,
+    ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {PAGE}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0)).bind(bigint(size)).bind(limit);
+        let rows = query.fetch_all(&mut *self.reading.transaction).await?;
+        let mut found = Vec::new();
+        for row in rows {
+            found.extend(self.with_anchors(Some(row)).await?);
+        }
+        Ok(found)
+    }
+
+    /// The places and hashes of at most `limit` records after a place.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn hashes_after(
+        &mut self,
+        (epoch, seq): (Epoch, Seq),
+        limit: i64,
+    ) -> Result<Vec<((Epoch, Seq), Digest)>, sqlx::Error> {
+        let sql = self.reading.sql(HASHES_AFTER);
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(epoch.0)).bind(bigint(seq.0)).bind(limit);
+        let rows = query.fetch_all(&mut *self.reading.transaction).await?;
+        let row = |row: &PgRow| {
+            let number = |idx: usize| row.try_get::<i64, _>(idx).map(i64::unsigned_abs);
+            Ok(((Epoch(number(0)?), Seq(number(1)?)), digest(row.try_get(2)?)))
+        };
+        rows.iter().map(row).collect()
     }
 
     /// The last checkpoint of the log that does not cover the record at `place`.

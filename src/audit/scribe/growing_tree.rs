@@ -24,7 +24,7 @@ const PART_MIN: usize = 1 << 12;
 pub(super) struct GrowingTree {
     /// The tree over all records with a position, as it was when it was needed last.
     made: Tree,
-    /// The hashes of records with a position that nobody else has yet.
+    /// The hashes of records with a position that no other part has yet.
     new: Vec<[u8; 32]>,
     /// The number of hashes in `new` that `made` has.
     counted: usize,

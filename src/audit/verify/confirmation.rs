@@ -135,6 +135,13 @@ impl Confirmation {
                 );
                 report.unproven(UnprovenKind::Later, place, what);
             }
+            Some((epoch, seq, HeadSource::Checkpoint)) => {
+                let what = format!(
+                    "{records} in {streams} after {epoch}/{seq}, the end of the last checkpoint that the policy accepts, \
+                     {rest} on the word of {store} alone"
+                );
+                report.unproven(UnprovenKind::Later, place, what);
+            }
             None if self.options.expect != Expect::Nothing => {
                 let what = format!(
                     "the gateway has no head in the file of --expect: {records} in {streams} {rest} on the word of \

@@ -30,6 +30,8 @@ pub enum HeadSource {
     File,
     /// The live gateway.
     Gateway,
+    /// A signed checkpoint, with whose root the records agree.
+    Checkpoint,
 }
 
 /// The heads of one stream. Two sources may name different hashes at one seq.
@@ -55,6 +57,7 @@ impl ExpectedHead {
         match self.source {
             HeadSource::File => (FaultKind::Expected, "the file of --expect"),
             HeadSource::Gateway => (FaultKind::Live, "the live gateway"),
+            HeadSource::Checkpoint => (FaultKind::Checkpoint, "a signed checkpoint"),
         }
     }
 }

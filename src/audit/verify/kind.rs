@@ -70,6 +70,8 @@ kinds! {
         Expected = "expected",
         /// The live gateway has another head than the trail.
         Live = "live",
+        /// The records do not give the root of a signed checkpoint, or a checkpoint was changed.
+        Checkpoint = "checkpoint",
         /// Records were removed by a decision that nothing confirms.
         Retired = "retired",
         /// The tables are not those that Gatepost made.
@@ -86,6 +88,10 @@ kinds! {
         Ends = "ends",
         /// Records are later than the heads of `--expect`.
         Later = "later",
+        /// No checkpoint that the policy accepts covers records.
+        Unsigned = "unsigned",
+        /// The records up to a checkpoint that the policy accepts are proven.
+        Witnessed = "witnessed",
         /// Records before a break in the chain that no head confirms.
         Unbound = "unbound",
         /// A gateway has no head in the file of `--expect`.

@@ -13,10 +13,10 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::prove::{new_file, signed_note};
+use super::prove::new_file;
 use crate::audit::chain;
-use crate::audit::lost::is_stand_in;
-use crate::audit::query::{Filter, LogReading, Pager, Side, StoredCheckpoint, signing_gateways};
+use crate::audit::lost::{LostRuns, is_stand_in};
+use crate::audit::query::{Filter, LogReading, Pager, Side, StoredCheckpoint, lost_runs, signing_gateways};
 use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
 use crate::audit::sink::postgres::Connection;
 use crate::cli::exit::usage;
@@ -32,6 +32,7 @@ use crate::evidence::note::Note;
 use crate::evidence::policy::Policy;
 use crate::evidence::tree::Edge;
 use crate::ops::export_line::{Shown, certificate_line};
+use crate::ops::proof::signed_note;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::record_ref;
 use crate::ops::time_arg::parse_time_arg;
@@ -262,10 +263,10 @@ impl Range {
 
 impl Asked {
     /// The part of a record that the certificate shows.
-    fn shown(&self, record: &AuditRecord) -> anyhow::Result<Shown> {
+    fn shown(&self, record: &AuditRecord, lost: &LostRuns) -> anyhow::Result<Shown> {
         let (position, call) = (&record.position, &record.entry.call);
         let is_whole = chain::hash_matches(position, &record.entry);
-        if !is_whole && !is_stand_in(record) {
+        if !is_whole && !lost.explains(record) {
             bail!("record {} was changed: its hash is not that of its contents", record_ref(record));
         }
         let Some(subject) = &self.subject else {
@@ -311,13 +312,14 @@ async fn write(
     // All of them, whatever their timestamps say.
     let all = Filter { gateway_id: Some(gateway.0), until_micros: Some(i64::MAX), ..Filter::default() };
     let mut pager = Pager::begin(connection, &all, Some((gateway.0, after.0.0, after.1.0))).await.map_err(error)?;
+    let lost = lost_runs(connection, Some(gateway.0)).await.map_err(error)?;
     let (mut counts, mut unknown) = (Counts::default(), 0_u64);
     'pages: while let Some(page) = pager.next(connection).await.map_err(error)? {
         for record in page.iter().map(|exported| &exported.record) {
             if (record.position.epoch, record.position.seq) > *last {
                 break 'pages;
             }
-            let shown = asked.shown(record)?;
+            let shown = asked.shown(record, &lost)?;
             output.write_all(certificate_line(edge.size(), record, shown)?.as_bytes())?;
             edge.push(&record.position.hash.0, |_, _, _| {})?;
             let is_known = !chain::hash_matches(&record.position, &record.entry);

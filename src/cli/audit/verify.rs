@@ -1,5 +1,6 @@
 //! `gatepost audit verify`: checks that the trail is what its gateways recorded, and lists what is not proven.
 
+mod checkpoints;
 mod live;
 mod text;
 
@@ -9,15 +10,18 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
+use checkpoints::{CheckpointFindings, Kept};
 use live::LiveFindings;
 
 use crate::audit::query::TrailSnapshot;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
+use crate::audit::sink::postgres::Connection;
 use crate::audit::verify::{Expect, HeadSource, Heads, Options, Report, Selection, StreamHead, Verdict};
 use crate::cli::exit::{CommandError, usage};
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_line, print};
 use crate::cli::progress::Progress;
+use crate::cli::witness::read_policy;
 use crate::cli::{slots, trail};
 use crate::config::Config;
 use crate::counts::plural;
@@ -45,6 +49,12 @@ pub(super) struct Args {
     /// Exit with 4 if records after the heads of --expect rest on the database alone
     #[arg(long, requires = "expect")]
     strict: bool,
+    /// Compare the records with all signed checkpoints that this policy accepts; these confirm them
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Compare them with this checkpoint too, which was kept elsewhere; may be repeated
+    #[arg(long, value_name = "FILE", requires = "policy")]
+    checkpoint: Vec<PathBuf>,
     /// Time in which what is missing at the end of a stream may still arrive, for example 90s
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     settle: Duration,
@@ -105,16 +115,18 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let mut progress = Progress::new();
     let report = match &mut trail {
         TrailReader::Postgres(connection) => {
+            let checkpoints = args.checkpoints(connection).await?;
             let snapshot = TrailSnapshot::begin(connection, args.selection()).await;
             let snapshot = snapshot.map_err(|error| failed("read the trail", error))?;
-            in_postgres(config, args, &expected, snapshot, &mut progress).await
+            in_postgres(config, args, (&expected, checkpoints), snapshot, &mut progress).await
         }
         TrailReader::Outbox(outbox) => in_outbox(args, expected.clone(), outbox).await,
     };
     progress.clear();
     let report = report?;
     trail::record_read(config, &trail, ReadCommand::Verify, None, report.records).await?;
-    let (conclusion, code) = text::conclusion(&report, expected.iter().map(|head| head.time).max());
+    let (conclusion, code) =
+        text::conclusion(&report, expected.iter().map(|head| head.time).max(), args.policy.is_some());
     let shown = if json {
         let columns_in_no_hash = if report.is_of_postgres() { &UNBOUND_COLUMNS[..] } else { &[] };
         json_line(&JsonReport { report: &report, exit_code: code, conclusion, columns_in_no_hash })?
@@ -140,7 +152,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 async fn in_postgres(
     config: &Config,
     args: &Args,
-    expected: &[StreamHead],
+    (expected, checkpoints): (&[StreamHead], CheckpointFindings),
     snapshot: TrailSnapshot<'_>,
     progress: &mut Progress,
 ) -> anyhow::Result<Report> {
@@ -148,6 +160,7 @@ async fn in_postgres(
     for head in expected {
         heads.add(head, HeadSource::File);
     }
+    checkpoints.confirm(&mut heads);
     let mut live = LiveFindings::default();
     for dir in slots::live(&config.audit.dir) {
         live.compare(config, &OutboxClient::new(&dir), &snapshot, args.settle, &mut heads).await?;
@@ -163,13 +176,26 @@ async fn in_postgres(
     };
     let checked = snapshot.check(heads, options, |count| progress.show(count)).await;
     let mut report = checked.map_err(|error| failed("check the trail", error))?;
-    report.add_faults(live.faults);
-    report.add_mentions(live.mentions);
-    report.add_unproven(live.unproven);
+    report.add_faults(live.faults.into_iter().chain(checkpoints.faults));
+    report.add_mentions(live.mentions.into_iter().chain(checkpoints.mentions));
+    report.add_unproven(live.unproven.into_iter().chain(checkpoints.unproven));
     Ok(report)
 }
 
+impl Args {
+    /// The comparison with signed checkpoints, if there is a policy.
+    async fn checkpoints(&self, connection: &mut Connection) -> anyhow::Result<CheckpointFindings> {
+        let Some(path) = &self.policy else { return Ok(CheckpointFindings::default()) };
+        let policy = read_policy(path)?;
+        let kept = self.checkpoint.iter().map(|path| Kept::read(path, &policy)).collect::<anyhow::Result<Vec<_>>>()?;
+        CheckpointFindings::compare(connection, &policy, &kept, self.gateway.map(GatewayId)).await
+    }
+}
+
 async fn in_outbox(args: &Args, expected: Vec<StreamHead>, outbox: &OutboxClient) -> anyhow::Result<Report> {
+    if args.policy.is_some() {
+        return Err(usage("--policy needs a trail in Postgres, where checkpoints are"));
+    }
     if args.selection().has_times() {
         return Err(usage("--since and --until need a trail in Postgres; an outbox is checked by --epoch"));
     }

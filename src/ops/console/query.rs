@@ -12,6 +12,8 @@ use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::postgres;
+use crate::evidence::proof::LogProof;
+use crate::ops::proof::{ProofError, Signatures, proof};
 use crate::ops::protocol::{Line, Question};
 use crate::ops::read_log::{ReadCommand, ReadOrigin, TrailRead, TrailSource, record_read};
 use crate::ops::trail::{BoxError, CallDetails, OutboxAccess, TrailError, TrailReader};
@@ -122,7 +124,42 @@ impl TrailQuery for CallQuery<'_> {
     }
 }
 
+/// A record with the reason if it is in quarantine, and its proof; or the reason why it cannot be proven.
+pub(super) type Proven = Result<(AuditRecord, Option<String>, LogProof), String>;
+
+/// The proof of the record that matches; nothing if there is none, or several.
+struct ProofQuery<'a>(&'a Filter);
+
+impl TrailQuery for ProofQuery<'_> {
+    type Found = Proven;
+    const COMMAND: ReadCommand = ReadCommand::Prove;
+
+    fn filter(&self) -> &Filter {
+        self.0
+    }
+
+    async fn run(&self, trail: &mut TrailReader<LiveOutbox>) -> Result<Vec<Proven>, TrailError> {
+        let quarantined = trail.quarantined(self.0).await?;
+        let mut found: Vec<_> = trail.records(self.0.clone()).await?.into_iter().map(|record| (record, None)).collect();
+        found.extend(quarantined.into_iter().map(|(record, reason)| (record, Some(reason))));
+        let [(record, reason)] = &found[..] else { return Ok(Vec::new()) };
+        let TrailReader::Postgres(connection) = trail else {
+            return Ok(vec![Err("proofs need the checkpoints in Postgres: set postgres.url".to_owned())]);
+        };
+        match proof(connection, record, Signatures::Witnessed).await {
+            Ok((proof, _)) => Ok(vec![Ok((record.clone(), reason.clone(), proof))]),
+            Err(ProofError::Trail(error)) => Err(error),
+            Err(error) => Ok(vec![Err(error.to_string())]),
+        }
+    }
+}
+
 impl Console {
+    /// The proof of the record that `filter` selects; records that `viewer` asked before it returns.
+    pub(super) async fn proof(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<Proven>, String> {
+        self.ask(viewer, ProofQuery(filter)).await
+    }
+
     /// Searches the trail, and records that `viewer` did before it returns.
     pub(super) async fn search(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<AuditRecord>, String> {
         self.ask(viewer, RecordsQuery(filter)).await

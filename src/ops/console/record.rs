@@ -15,7 +15,7 @@ use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::ops::columns::{Value, displayed};
 use crate::ops::format::indented_json;
-use crate::ops::record_ref::{EpochSeq, parse_record_ref};
+use crate::ops::record_ref::{EpochSeq, parse_record_ref, record_ref};
 use crate::ops::trail::CallDetails;
 
 /// Records shown before and after it. *Chosen*: the default of `gatepost audit show`.
@@ -59,21 +59,33 @@ pub(super) async fn page(
         p { a href={ "/console?" (search.query(&[])) "#trail" } { "Back to the trail" } }
         @match &answer {
             Err(fault) => { h1 { "Record" } p.fault role="alert" { (escape_hidden(fault)) } },
-            Ok(answer) => (found(answer, &search)),
+            Ok(answer) => (found(answer, &search, console.postgres.is_some())),
         }
     };
     page::page("Record", viewer.subject(), &main).into_response()
 }
 
-fn found(answer: &Answer<CallDetails>, search: &Search) -> Markup {
+fn found(answer: &Answer<CallDetails>, search: &Search, has_proofs: bool) -> Markup {
     html! {
         (postgres_error(answer))
         @if answer.found.is_empty() { h1 { "Record" } p.fault role="alert" { "No such record." } }
-        @for call in &answer.found { (details(call, search)) }
+        @for call in &answer.found { (details(call, search, has_proofs)) }
     }
 }
 
-fn details(call: &CallDetails, search: &Search) -> Markup {
+/// The links to the proof of a record, and to the record as the proof is of it.
+fn proof_links(record: &AuditRecord) -> Markup {
+    let id = record_ref(record);
+    html! {
+        p {
+            "Proof that the record is in its gateway's log, for those who check it without Gatepost: "
+            a href={ "/console/proof?id=" (id) } download { "proof" } " of "
+            a href={ "/console/proof?id=" (id) "&part=record" } download { "this record" } "."
+        }
+    }
+}
+
+fn details(call: &CallDetails, search: &Search, has_proofs: bool) -> Markup {
     let CallDetails { record, quarantined, rule, neighbours, same_call } = call;
     html! {
         article {
@@ -81,6 +93,7 @@ fn details(call: &CallDetails, search: &Search) -> Markup {
             @if let Some(reason) = quarantined {
                 p.fault { strong { "In quarantine" } ": " (escape_hidden(reason)) }
             }
+            @if has_proofs { (proof_links(record)) }
             dl {
                 @for (name, value) in columns(record) {
                     div { dt { (name) } dd { (value) } }
@@ -136,7 +149,7 @@ mod tests {
             same_call: vec![record.clone()],
             record,
         };
-        let shown = details(&call, &Search::default()).into_string();
+        let shown = details(&call, &Search::default(), true).into_string();
         assert_eq!(shown.matches("<pre").count(), 1);
         assert!(!shown.contains("<script") && !shown.contains('\u{202e}'), "{shown}");
         assert!(shown.contains("&lt;script&gt;"));

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
+use super::certificates::{SignedLog, sign};
 use crate::common::gatepost::{Gatepost, Setup};
 use crate::common::mcp::{Client, Era};
 use crate::common::postgres::{Cluster, Database};
@@ -29,6 +30,8 @@ pub struct MadeTrail {
     pub setup_a: Setup,
     /// The heads of all streams.
     pub heads: PathBuf,
+    /// The records of both gateways as a witness signed them.
+    pub signed: [SignedLog; 2],
 }
 
 /// Makes it.
@@ -58,8 +61,9 @@ pub async fn make_trail(cluster: &Cluster) -> MadeTrail {
         GatewayId(id)
     };
     let (id_a, id_b) = (ids("= 7").await, ids("= 2").await);
+    let signed = [sign(&database.url, &pool, id_a).await, sign(&database.url, &pool, id_b).await];
     pool.close().await;
-    MadeTrail { database, a: id_a, b: id_b, setup_a: a, heads }
+    MadeTrail { database, a: id_a, b: id_b, setup_a: a, heads, signed }
 }
 
 async fn client(gatepost: &Gatepost, role: &str) -> Client {

@@ -11,8 +11,8 @@ use crate::escape::escape_hidden;
 use crate::ops::trail_check::FAULTS_MAX;
 
 /// The last line, which says no more than was checked, and the exit code. `file_time` is the time of the heads of
-/// `--expect`.
-pub(super) fn conclusion(report: &Report, file_time: Option<Timestamp>) -> (String, u8) {
+/// `--expect`; with a policy, checkpoints may have confirmed the ends.
+pub(super) fn conclusion(report: &Report, file_time: Option<Timestamp>, has_policy: bool) -> (String, u8) {
     let records = format!("{} in {}", plural(report.records, "record"), plural(report.streams_count, "stream"));
     let (mut text, code) = match report.verdict {
         Verdict::Faulty => {
@@ -24,6 +24,9 @@ pub(super) fn conclusion(report: &Report, file_time: Option<Timestamp>) -> (Stri
             (format!("no fault found in {records}; {parts} {is} not proven"), NOT_PROVEN)
         }
         Verdict::Proven if file_time.is_some() => (format!("no fault found in {records}"), 0),
+        Verdict::Proven if has_policy => {
+            (format!("no fault found in {records}; signed checkpoints or the live gateway confirm their ends"), 0)
+        }
         Verdict::Proven => (format!("no fault found in {records}; the live gateway confirms their ends"), 0),
     };
     if let Some(time) = file_time {
