@@ -5,7 +5,7 @@ use gatepost::audit::sink::Sink;
 use gatepost::audit::sink::checkpoints::{CheckpointStore, HashesAfter};
 use gatepost::audit::tree::Tree;
 use gatepost::evidence::tree::{Edge, TreeHead};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use crate::common::postgres::{Cluster, Database};
 use crate::common::wait::{SOON, until_async};
@@ -86,10 +86,10 @@ async fn hashes_come_in_pages_and_in_order() {
     let (gateway, _) = pipeline.probe().stream();
     stop(pipeline).await;
     // A page has 65,536. The copies differ in seq, place in the order, and hash.
-    let copies = "INSERT INTO audit_log SELECT (jsonb_populate_record(l, jsonb_build_object('epoch', 2, 'seq', n,
-        'hash', '\\x' || encode(sha256(n::text::bytea), 'hex')))).*
-        FROM (SELECT * FROM audit_log ORDER BY seq LIMIT 1) l, generate_series(1, 70000) n";
-    sqlx::raw_sql(AssertSqlSafe(copies)).execute(&mut admin).await.unwrap();
+    let copies = "INSERT INTO audit_log SELECT c.* FROM (SELECT * FROM audit_log ORDER BY seq LIMIT 1) l,
+        generate_series(1, 70000) n, LATERAL jsonb_populate_record(l::audit_log, jsonb_build_object('epoch', 2, 'seq', n,
+        'hash', '\\x' || encode(sha256(n::text::bytea), 'hex'))) c";
+    sqlx::raw_sql(copies).execute(&mut admin).await.unwrap();
     let sql = "SELECT hash FROM audit_log ORDER BY epoch, seq";
     let all: Vec<Vec<u8>> = sqlx::query_scalar(sql).fetch_all(&mut admin).await.unwrap();
     let mut sink = postgres_sink(&database);
