@@ -37,14 +37,25 @@ impl Certifying {
         Self { signing, witnessing, gatepost, policy }
     }
 
-    /// Calls by a person, with a text that names the person.
+    /// Calls by a person, with a text that names the person. When it returns, they are in the database.
     async fn calls(&self, subject: &str, count: usize) {
         let token = token_with(&json!({ "sub": subject, "role": "admin" }));
         let url = format!("{}/mcp/example", self.gatepost.as_ref().unwrap().url());
         let client = Client::connect(&url, Era::Modern, Some(&token)).await;
+        let before = self.echoes().await;
         for number in 0..count {
             client.call("echo", json!({ "text": format!("{subject} says {number}") })).await.unwrap();
         }
+        // All calls before these are delivered already, so that their number is that of all. Without this, a witness
+        // could have signed all delivered records, and none of these.
+        let all = before + i64::try_from(count).unwrap();
+        until_async("the calls are delivered", SOON, async || self.echoes().await == all).await;
+    }
+
+    /// The number of calls in the database.
+    async fn echoes(&self) -> i64 {
+        let sql = "SELECT count(*) FROM audit_log WHERE tool_name = 'echo'";
+        sqlx::query_scalar(sql).fetch_one(&self.signing.pool).await.unwrap_or(0)
     }
 
     /// The time, when a witness has signed all records that there are.

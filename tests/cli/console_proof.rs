@@ -16,6 +16,37 @@ async fn get(gatepost: &Gatepost, path: &str, role: &str) -> (StatusCode, String
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_reads_a_limited_number_of_hashes_for_a_proof() {
+    let signing = Signing::new().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 1).await;
+    let sql = "SELECT gateway_id, seq FROM audit_log WHERE tool_name = 'echo'";
+    crate::common::wait::until_async("a call is delivered", crate::common::wait::SOON, async || {
+        sqlx::query(sql).fetch_optional(&signing.pool).await.unwrap().is_some()
+    })
+    .await;
+    let (gateway, seq): (Uuid, i64) = sqlx::query_as(sql).fetch_one(&signing.pool).await.unwrap();
+    let path = format!("/console/proof?id={gateway}/1/{seq}");
+    // A perfect tree is its own edge. The limit is 2^18, and the next size of a perfect tree is refused.
+    let checkpoint = "INSERT INTO audit_checkpoint VALUES ($1, 1, $2, 9, 1, sha256('x'), sha256('x'), 'x', now())";
+    let anchor = "INSERT INTO audit_anchor VALUES ($1, 1, $2, 'w', 'witness', 'x', now(), 'x', now())";
+    for (size, reason) in [(1_i64 << 19, "this process reads at most 262144"), (1 << 18, "are missing")] {
+        for sql in [checkpoint, anchor] {
+            sqlx::query(sql).bind(gateway).bind(size).execute(&signing.pool).await.unwrap();
+        }
+        let (status, _, said) = get(&gatepost, &path, "auditor").await;
+        assert!(status == StatusCode::CONFLICT && said.contains(reason), "{status} {said}");
+        assert_eq!(said.contains("gatepost audit prove"), size > 1 << 18, "{said}");
+    }
+    // Without the limit the command reads them.
+    signing.stop(gatepost);
+    sqlx::query("DELETE FROM audit_anchor WHERE size = 1 << 18").execute(&signing.pool).await.unwrap();
+    let place = format!("{gateway}/1/{seq}");
+    let (code, _, stderr) = run(&signing.setup, &["audit", "prove", &place]);
+    assert!(code == Some(1) && stderr.contains("are missing"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_a_record_has_its_proof_for_auditors() {
     let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(0x90));
     let mut witnessing = Witnessing::of(&mut signing, gateway);

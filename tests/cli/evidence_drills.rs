@@ -212,6 +212,33 @@ async fn moved_outbox_continues_its_log_and_another_outbox_begins_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn policy_demands_a_majority_of_witnesses_and_marks_less_as_weak() {
+    let mut signing = Signing::new().await;
+    signing.session().await;
+    let keys: Vec<_> = (1..=4)
+        .map(|number| SigningKey::generate(&format!("witness.example/w{number}"), SignatureType::CosignatureEd25519))
+        .map(|key| key.unwrap().0.verifier().to_string())
+        .collect();
+    for (count, more, rule, is_weak) in [
+        (1, &[][..], "1 w1", false),
+        (2, &[], "2 w1 w2", false),
+        (3, &[], "2 w1 w2 w3", false),
+        (4, &[], "3 w1 w2 w3 w4", false),
+        (1, &["--quorum", "any"], "any w1", false),
+        (2, &["--quorum", "any"], "any w1 w2", true),
+        (4, &["--quorum", "2"], "2 w1 w2 w3 w4", true),
+        (4, &["--quorum", "all"], "all w1 w2 w3 w4", false),
+    ] {
+        let witnesses: Vec<_> =
+            keys.iter().take(count).map(|key| format!("{{ url = \"http://127.0.0.1:9\", key = \"{key}\" }}")).collect();
+        signing.setup.set_toml("evidence.witnesses", &format!("[{}]", witnesses.join(", ")));
+        let text = policy(&signing.setup, more);
+        assert!(text.contains(&format!("\ngroup witnesses {rule}\nquorum witnesses\n")), "{text}");
+        assert_eq!(text.contains("\n# WEAK: "), is_weak, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn restored_database_is_behind_its_checkpoints_and_the_log_continues() {
     let signing = Signing::new().await;
     signing.session().await;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use gatepost::evidence::key::{SignatureType, SigningKey};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -80,11 +81,30 @@ async fn decisions_are_signed_witnessed_and_proven_and_a_failure_is_caught_up() 
     owner.witnessing.stop.cancel();
     owner.witnessing.stopped().await;
     let said = owner.decide("journal");
-    assert!(said.contains("the decision is recorded, but") && said.contains("no witness told"), "{said}");
+    assert!(said.contains("the decision is recorded, but") && said.contains("not all witnesses told"), "{said}");
     assert_eq!(owner.sizes().await, (vec![1, 2], vec![1, 2]));
     owner.witnessing.start().await;
     assert_eq!(owner.decide("journal"), "");
     assert_eq!(owner.sizes().await, (vec![1, 2, 4], vec![1, 2, 4]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_while_one_of_two_witnesses_does_not_answer() {
+    let mut owner = Owner::new().await;
+    owner.witnessing.start().await;
+    assert_eq!(owner.decide("journal"), "");
+    let one = owner.signing.setup.settings["evidence.witnesses"].clone();
+    let (key, _) = SigningKey::generate("witness.example/w2", SignatureType::CosignatureEd25519).unwrap();
+    // Nothing listens there: the port was free, and is not one that others are given.
+    let two = one.replacen('[', &format!("[{{ url = \"http://127.0.0.1:9\", key = \"{}\" }}, ", key.verifier()), 1);
+    owner.signing.setup.set_toml("evidence.witnesses", &two);
+    let said = owner.decide("journal");
+    assert!(said.contains("not all witnesses told") && said.contains("witness.example/w2: "), "{said}");
+    assert!(!said.contains("witness.example/w1"), "{said}");
+    assert_eq!(owner.sizes().await, (vec![1], vec![1]), "the other one's answer does not suffice");
+    owner.signing.setup.set_toml("evidence.witnesses", &one);
+    assert_eq!(owner.decide("journal"), "");
+    assert_eq!(owner.sizes().await, (vec![1, 3], vec![1, 3]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use gatepost::audit::tree::Tree;
 use gatepost::evidence::key::{SignatureType, SigningKey};
 use gatepost::evidence::policy::Policy;
 use gatepost::evidence::proof::LogProof;
-use gatepost::evidence::tree::TreeHead;
+use gatepost::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
 use gatepost::notary::Signer;
 use gatepost::ops::export_line::parse_export_line;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -80,9 +80,10 @@ impl Drill {
             .unwrap();
     }
 
-    async fn anchor(&mut self, size: i64) {
-        let sql = "INSERT INTO audit_anchor VALUES ($1, 1, $2, 'git', 'command', 'x', now(), 'x', now())";
-        sqlx::query(sql).bind(self.stream.gateway_id.0).bind(size).execute(&mut self.owner).await.unwrap();
+    async fn anchor(&mut self, size: i64, name: &str, kind: &str) {
+        let sql = "INSERT INTO audit_anchor VALUES ($1, 1, $2, $3, $4, '', now(), '', now())";
+        let insert = sqlx::query(sql).bind(self.stream.gateway_id.0).bind(size).bind(name).bind(kind);
+        insert.execute(&mut self.owner).await.unwrap();
     }
 
     async fn sizes(&mut self, table: &str) -> Vec<i64> {
@@ -122,25 +123,29 @@ impl Drill {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_confirmed_records_are_retired_and_the_kept_ones_are_still_proven() {
     let mut drill = Drill::new().await;
-    for (size, before, hours) in [(2, 3, 1), (4, 3, 1), (7, 3, 2), (9, 3, 2), (13, 2, 1), (20, 2, 2), (30, 2, 3)] {
+    for (size, before, hours) in
+        [(1, 3, 1), (2, 3, 1), (3, 3, 1), (4, 3, 1), (7, 3, 2), (9, 3, 2), (13, 2, 1), (20, 2, 2), (30, 2, 3)]
+    {
         drill.checkpoint(size, before, hours).await;
     }
-    drill.anchor(2).await;
-    drill.anchor(4).await;
-    drill.anchor(13).await;
+    // In one hour, a time stamp, a witness that signed twice, and a command that confirmed the largest one.
+    for (size, name, kind) in [(1, "tsa", "tsa"), (2, "w1", "witness"), (3, "w1", "witness"), (4, "git", "command")] {
+        drill.anchor(size, name, kind).await;
+    }
+    drill.anchor(13, "w1", "witness").await;
     let (code, _, stderr) = drill.retire(&[]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("over record 1/15") && stderr.contains("is confirmed: 1/13"), "{stderr}");
     assert!(stderr.contains("--unanchored"), "{stderr}");
     let (code, stdout, stderr) = drill.retire(&["--unanchored", "--dry-run"]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert_eq!(drill.sizes("audit_checkpoint").await.len(), 7, "nothing was changed");
-    drill.anchor(20).await;
+    assert_eq!(drill.sizes("audit_checkpoint").await.len(), 9, "nothing was changed");
+    drill.anchor(20, "git", "command").await;
     let (code, stdout, stderr) = drill.retire(&[]);
     assert!(code == Some(0) && stdout.contains("13 records of 1 stream"), "{stdout}{stderr}");
-    // Of each hour of the retired month one is kept, a confirmed one if there is one; all of this month.
-    assert_eq!(drill.sizes("audit_checkpoint").await, [4, 9, 13, 20, 30]);
-    assert_eq!(drill.sizes("audit_anchor").await, [4, 13, 20]);
+    // Of each hour of the retired month the last one of each anchor is kept, or else the last one; all of this month.
+    assert_eq!(drill.sizes("audit_checkpoint").await, [1, 3, 4, 9, 13, 20, 30]);
+    assert_eq!(drill.sizes("audit_anchor").await, [1, 3, 4, 13, 20]);
     let kept: Vec<i64> = sqlx::query_scalar("SELECT seq FROM audit_retired_hash ORDER BY seq")
         .fetch_all(&mut drill.owner)
         .await
@@ -153,6 +158,30 @@ async fn only_confirmed_records_are_retired_and_the_kept_ones_are_still_proven()
     let (code, _, stderr) = run(&drill.setup, &["audit", "prove", &id, "--unwitnessed"]);
     assert!(code == Some(1) && stderr.contains("no record"), "{stderr}");
     let _database = &drill.database;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_is_away_can_continue_after_the_retirement() {
+    let mut drill = Drill::new().await;
+    for (size, before, hours) in [(4, 3, 1), (5, 3, 1), (9, 3, 2), (20, 2, 2), (30, 2, 3)] {
+        drill.checkpoint(size, before, hours).await;
+    }
+    for (size, name) in [(4, "w2"), (5, "w1"), (20, "w1"), (30, "w1")] {
+        drill.anchor(size, name, "witness").await;
+    }
+    let (code, stdout, stderr) = drill.retire(&[]);
+    assert!(code == Some(0) && stdout.contains("13 records of 1 stream"), "{stdout}{stderr}");
+    let sql = "SELECT base_size, base_edge, hashes FROM gatepost_hashes($1, 1, 4)";
+    let known = sqlx::query_as(sql).bind(drill.stream.gateway_id.0).fetch_one(&mut drill.owner).await;
+    let (size, edge, hashes): (i64, Vec<u8>, Vec<Vec<u8>>) = known.unwrap();
+    assert_eq!(size, 4);
+    let edge = edge.as_chunks::<32>().0.iter().map(|hash| Hash(*hash)).collect();
+    // The hashes of the records 5 to 30, of which the first ones are retired, lead from the edge to the signed root.
+    let hashes = hashes.into_iter().take(26).map(|hash| hash.try_into().unwrap()).collect();
+    let nodes = KnownNodes::new(Edge::from_hashes(4, edge).unwrap(), hashes);
+    let mut tree = Tree::begin(Epoch(1));
+    drill.stream.records.iter().take(30).for_each(|record| tree.push(&record.position));
+    assert_eq!(nodes.whole_edge().root(), tree.root());
 }
 
 #[tokio::test(flavor = "multi_thread")]

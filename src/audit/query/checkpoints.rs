@@ -26,13 +26,15 @@ const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2
 const ANCHORS: &str = "SELECT anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
     WHERE gateway_id = $1 AND log = $2 AND size = $3 ORDER BY anchor";
 
-/// The hashes of the records after one place, up to another one, also of retired ones that are still needed.
+/// The hashes of the records after one place, up to another one, also of retired ones that are still needed. At most
+/// one more than there should be, whatever was written into the tables.
 const HASHES: &str = "SELECT r.hash FROM (
         SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
         UNION ALL SELECT epoch, seq, hash FROM {quarantine}
         WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
         UNION ALL SELECT epoch, seq, hash FROM {retired}
-        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq";
+        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq
+    LIMIT $6";
 
 /// Checkpoints in the order of log and size.
 const PAGE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND (c.log, c.size) > ($2, $3)
@@ -311,7 +313,8 @@ impl<'c> LogReading<'c> {
     /// between.
     ///
     /// # Errors
-    /// As for [`LogReading::begin`], and [`sqlx::Error::RowNotFound`] if records in between are missing.
+    /// As for [`LogReading::begin`], and [`sqlx::Error::RowNotFound`] if records in between are missing, or
+    /// there are more than the trees say.
     pub async fn nodes(
         &mut self,
         from: Option<&StoredCheckpoint>,
@@ -323,7 +326,8 @@ impl<'c> LogReading<'c> {
         };
         let sql = self.reading.sql(HASHES);
         let query = sql::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(after.0.0)).bind(bigint(after.1.0));
-        let query = query.bind(bigint(to.last.0.0)).bind(bigint(to.last.1.0));
+        let records = to.head.size.saturating_sub(edge.size());
+        let query = query.bind(bigint(to.last.0.0)).bind(bigint(to.last.1.0)).bind(bigint(records.saturating_add(1)));
         let hashes: Vec<Vec<u8>> = query.fetch_all(&mut *self.reading.transaction).await?;
         let records: Option<Vec<_>> = hashes.into_iter().map(|hash| hash.try_into().ok()).collect();
         let nodes = records.map(|records| KnownNodes::new(edge, records));

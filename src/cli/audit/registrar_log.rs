@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use crate::audit::query::{self, LogReading, StoredCheckpoint};
 use crate::audit::record::GatewayId;
@@ -143,10 +143,13 @@ impl Log {
                 Err(error) => errors.push(format!("{witness}: {error}")),
             }
         }
-        // The database may have been set back, and then only a witness knows what was signed.
-        if !witnesses.is_empty() && errors.len() == witnesses.len() {
-            bail!("no witness told which checkpoint it has ({})", errors.join("; "));
-        }
+        // The database may have been set back, and then only a witness knows what was signed: perhaps only the one that
+        // does not answer.
+        ensure!(
+            errors.is_empty(),
+            "not all witnesses told which checkpoint they have, and nothing else remembers what was signed ({})",
+            errors.join("; ")
+        );
         signer.sign(self.registrar, EPOCH, self.head()).await.context("the decisions cannot be signed")
     }
 

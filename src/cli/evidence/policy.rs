@@ -42,14 +42,16 @@ pub(super) struct Args {
     /// Only the log with this name
     #[arg(long = "log", value_name = "NAME")]
     log: Option<String>,
-    /// Witnesses that suffice: any, all, their number, or none
-    #[arg(long, value_name = "RULE", default_value = "any")]
+    /// Witnesses that suffice: majority, any, all, their number, or none
+    #[arg(long, value_name = "RULE", default_value = "majority")]
     quorum: Quorum,
 }
 
 /// The rule which witnesses suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quorum {
+    /// More than half.
+    Majority,
     Any,
     All,
     None,
@@ -61,10 +63,11 @@ impl std::str::FromStr for Quorum {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "majority" => Ok(Self::Majority),
             "any" => Ok(Self::Any),
             "all" => Ok(Self::All),
             "none" => Ok(Self::None),
-            number => number.parse().map(Self::Count).map_err(|_| "it must be any, all, none or a number"),
+            number => number.parse().map(Self::Count).map_err(|_| "it must be majority, any, all, none or a number"),
         }
     }
 }
@@ -207,18 +210,28 @@ fn push_witnesses(text: &mut String, config: &Config, quorum: Quorum) -> anyhow:
         writeln!(text, "witness {name} {key}")?;
         names.push(name);
     }
-    let rule = match quorum {
+    let majority = names.len() / 2 + 1;
+    let (count, rule) = match quorum {
         Quorum::None => {
             text.push_str("# No witness is demanded.\nquorum none\n");
             return Ok(());
         }
-        Quorum::Any => "any".to_owned(),
-        Quorum::All => "all".to_owned(),
-        Quorum::Count(count) if (1..=names.len()).contains(&count) => count.to_string(),
+        Quorum::Majority => (majority, majority.to_string()),
+        Quorum::Any => (1, "any".to_owned()),
+        Quorum::All => (names.len(), "all".to_owned()),
+        Quorum::Count(count) if (1..=names.len()).contains(&count) => (count, count.to_string()),
         Quorum::Count(count) => {
             return Err(usage(format!("--quorum {count}: the configuration has {} witnesses", names.len())));
         }
     };
+    if count < majority {
+        writeln!(
+            text,
+            "# WEAK: {count} of {} witnesses is not more than half. The log can show one history to some witnesses and\n\
+             # another one to the others, and this policy accepts both.",
+            names.len()
+        )?;
+    }
     writeln!(text, "group witnesses {rule} {}\nquorum witnesses", names.join(" "))?;
     Ok(())
 }
