@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use super::database;
 use super::gateway_error::GatewayError;
 use crate::audit::outbox::fs::DiskFs;
-use crate::audit::outbox::lock::Hold;
 use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
 use crate::config::{AnchorCommand, Bucket, Config, OnMissing, TimeStamps};
@@ -35,8 +34,6 @@ pub(super) struct RunningNotary {
     status: Status,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    /// The memory is in the outbox directory: the next gateway there must not begin before this one has written it.
-    _hold: Hold,
 }
 
 /// The keys of the configuration; `None` if nothing is to be signed.
@@ -94,8 +91,13 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let (notary, status) =
         Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, anchors(config, &verifiers)?);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(notary.run(stop.clone()));
-    Ok(RunningNotary { status, stop, task, _hold: pipeline.hold() })
+    // The memory is in the outbox directory: the next gateway there must not begin before this one has written it.
+    let (hold, stopped) = (pipeline.hold(), stop.clone());
+    let task = tokio::spawn(async move {
+        notary.run(stopped).await;
+        drop(hold);
+    });
+    Ok(RunningNotary { status, stop, task })
 }
 
 /// The anchors of the configuration.

@@ -192,9 +192,10 @@ impl BucketAnchor {
             // Of a later log of this gateway: its number is in the name, and sorts after the sizes.
             return Ok(None);
         }
-        let size =
-            name.strip_suffix(".note").and_then(|size| size.parse().ok()).filter(|size| key_of(log, *size) == key);
-        size.map(Some).ok_or_else(|| BucketError::Foreign { key: key.to_owned() })
+        // A larger one: a server that gives the same key again would be asked for ever.
+        let found = name.strip_suffix(".note").and_then(|size| size.parse().ok());
+        let found = found.filter(|found| *found > size && key_of(log, *found) == key);
+        found.map(Some).ok_or_else(|| BucketError::Foreign { key: key.to_owned() })
     }
 
     /// The largest size of which there is a checkpoint. Names are in the order of sizes, so that a search in steps that

@@ -131,6 +131,12 @@ impl Memory {
         if let Some((_, text)) = self.contradiction.as_ref().filter(|(log, _)| *log == tree.log) {
             return Err(text.clone());
         }
+        if let Some(later) = self.last.as_ref().filter(|last| last.log > tree.log) {
+            let (later, log) = (later.log, tree.log);
+            return Err(format!(
+                "a checkpoint of log {later} was signed, and the outbox continues the older log {log}"
+            ));
+        }
         let (log, last) = (tree.log, self.last_of(tree.log).map(|signed| signed.head));
         if let Some(last) =
             last.filter(|last| last.size > tree.size() || last.size == tree.size() && last.root != tree.root())

@@ -39,6 +39,10 @@ const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most contradictions that wait for the notary. *Derived*: one of each anchor, of which a gateway has a few.
 const CONTRADICTIONS_MAX: usize = 16;
 
+/// The longest wait for what the anchors have at the start. *Chosen*: a bucket is asked some dozen times, and then it is
+/// tried again.
+const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// The name of Postgres among the places that get checkpoints.
 pub const POSTGRES: &str = "postgres";
 
@@ -230,7 +234,12 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
                 compare(memory, tree, database).await?;
             }
             let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
-            compare_with_anchors(memory, tree, &self.anchors, &name).await?;
+            let compared = compare_with_anchors(memory, tree, &self.anchors, &name);
+            tokio::time::timeout(COMPARE_TIMEOUT, compared).await.map_err(|_| {
+                Refusal::Fault(format!(
+                    "nothing is signed before an anchor told which checkpoint it has: none did in {COMPARE_TIMEOUT:?}"
+                ))
+            })??;
             self.compared = Some(tree.log);
             let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
             self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;

@@ -364,6 +364,12 @@ async fn a_new_log_begins_without_the_old_one() {
     assert_eq!((state.signed.unwrap().size, state.contradiction), (2, None));
     let note = store.0.lock().checkpoints.last().cloned().unwrap().2;
     assert!(note.starts_with("example.com/gatepost/00000000-0000-0000-0000-000000000007/3\n2\n"), "{note}");
+    // An outbox from before the new log.
+    let dir = tempfile::tempdir().unwrap();
+    Running::start(dir.path(), &Store::default(), tree(Epoch(3), 2, 0)).end().await;
+    let running = Running::start(dir.path(), &Store::default(), tree(LOG, 9, 0));
+    let found = running.after(1).await.contradiction.unwrap();
+    assert!(found.contains("continues the older log 1"), "{found}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,8 +22,8 @@ fn tree(gateway_id: GatewayId, size: u64, variant: u8) -> Tree {
     tree
 }
 
-fn head(tree: &Tree) -> Option<TreeHead> {
-    Some(TreeHead { size: tree.size(), root: tree.root() })
+fn head(tree: &Tree) -> TreeHead {
+    TreeHead { size: tree.size(), root: tree.root() }
 }
 
 async fn prepared() -> (Database, GatewayId) {
@@ -39,15 +39,15 @@ async fn a_checkpoint_is_stored_only_after_the_known_last_one() {
     let mut sink = postgres_sink(&database);
     let [three, five, four, other] = [(3, 0), (5, 0), (4, 0), (5, 1)].map(|(size, kind)| tree(gateway, size, kind));
     let mut store = async |tree: &Tree, known| sink.store_checkpoint(gateway, tree, "note", known).await.unwrap();
-    assert_eq!(store(&three, head(&other)).await, None, "there is none yet");
-    assert_eq!(store(&three, None).await, head(&three));
-    assert_eq!(store(&five, None).await, head(&three));
-    assert_eq!(store(&five, head(&three)).await, head(&five));
-    assert_eq!(store(&five, head(&three)).await, head(&five), "the answer was lost");
+    assert_eq!(store(&three, Some(head(&other))).await, None, "there is none yet");
+    assert_eq!(store(&three, None).await, Some(head(&three)));
+    assert_eq!(store(&five, None).await, Some(head(&three)));
+    assert_eq!(store(&five, Some(head(&three))).await, Some(head(&five)));
+    assert_eq!(store(&five, Some(head(&three))).await, Some(head(&five)), "the answer was lost");
     for (tree, known) in [(&four, &five), (&other, &five), (&tree(gateway, 9, 0), &other), (&five, &five)] {
-        assert_eq!(store(tree, head(known)).await, head(&five));
+        assert_eq!(store(tree, Some(head(known))).await, Some(head(&five)));
     }
-    assert_eq!(sink.last_checkpoint(gateway, LOG).await.unwrap(), head(&five));
+    assert_eq!(sink.last_checkpoint(gateway, LOG).await.unwrap(), Some(head(&five)));
 }
 
 /// The first checkpoint of a log has no row before it that could be locked.
@@ -71,7 +71,7 @@ async fn of_two_checkpoints_at_once_one_is_stored() {
     })
     .await;
     transaction.commit().await.unwrap();
-    assert_eq!(second.await.unwrap().unwrap(), head(&five));
+    assert_eq!(second.await.unwrap().unwrap(), Some(head(&five)));
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_checkpoint").fetch_one(&pool).await.unwrap();
     assert_eq!(count, 1);
 }
@@ -111,7 +111,7 @@ async fn hashes_come_in_pages_and_in_order() {
     for (seq, hash) in (1..).zip(read.iter().take(3)) {
         tree.add((LOG, Seq(seq)), hash);
     }
-    assert_eq!(sink.store_checkpoint(gateway, &tree, "note", None).await.unwrap(), head(&tree));
+    assert_eq!(sink.store_checkpoint(gateway, &tree, "note", None).await.unwrap(), Some(head(&tree)));
     let page = sink.hashes(gateway, LOG, HashesAfter::Checkpoint(100)).await.unwrap();
     assert_eq!((page.before.as_ref(), page.hashes.first()), (Some(tree.edge()), read.get(3)));
     let page = sink.hashes(gateway, LOG, HashesAfter::Checkpoint(2)).await.unwrap();

@@ -327,7 +327,10 @@ fn a_certificate_that_was_made_without_gatepost_is_accepted() {
         assert!(code == Some(1) && said.starts_with("not proven") && said.contains(expected), "{what}: {said}");
     }
     let (code, said) = verify(dir.path(), &policy, &fixture("certificate.counted"));
-    assert!(code == Some(0) && said.contains("2 of those seen count calls without records, 1 do not say who"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("2 of those seen count calls without records, 1 do not say who"),
+        "{said}"
+    );
     for (changed, expected) in [
         (policy.replacen("quorum W1", "quorum W1 W2", 1), "W1: too many words"),
         (policy.replacen("quorum W1", "  # by hand\nquorum W1", 1), "proven: no record"),

@@ -17,7 +17,7 @@ use super::prove::new_file;
 use crate::audit::chain;
 use crate::audit::lost::{LostRuns, is_stand_in};
 use crate::audit::query::{Filter, LogReading, Pager, Side, StoredCheckpoint, lost_runs, signing_gateways};
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, TEXT_BYTES_MAX, Timestamp};
 use crate::audit::sink::postgres::Connection;
 use crate::cli::exit::usage;
 use crate::cli::filter_args::FilterArgs;
@@ -115,6 +115,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     if since >= args.until {
         return Err(usage("the range is empty: --since must be before --until"));
     }
+    if args.subject.as_ref().is_some_and(|subject| subject.len() > TEXT_BYTES_MAX) {
+        return Err(usage(format!("--subject is longer than a record has it: the limit is {TEXT_BYTES_MAX} bytes")));
+    }
     if args.subject.is_some() && filter != Filter::default() {
         return Err(usage("--subject shows all records of a person: give no other option that selects records"));
     }
@@ -190,16 +193,14 @@ impl Find<'_> {
         let name = to.checkpoint.log;
         let before = log.witnessed(Some(name), Side::Before, self.since).await.map_err(error)?;
         let from = self.nearest(before, Side::Before)?;
-        let older = log.witnessed(None, Side::Before, self.until).await.map_err(error)?;
+        let older = log.logs().await.map_err(error)?;
         if from.is_none()
             && self.log.is_none()
-            && let Some(older) = older.iter().find(|older| older.log < name)
+            && let Some(older) = older.into_iter().rfind(|older| *older < name)
         {
             bail!(
-                "the log that began with epoch {} ended, and one that begins with epoch {name} continues: certify each by \
-                 itself, with --log {} and --log {name}, and the first one until its last witness signed",
-                older.log,
-                older.log
+                "the log that began with epoch {older} ended, and one that begins with epoch {name} continues: certify each \
+                 by itself, with --log {older} and --log {name}, and the first one until its last witness signed",
             );
         }
         log.end().await.map_err(error)?;
