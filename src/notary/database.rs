@@ -18,8 +18,8 @@ pub(super) struct Database<S> {
     gateway_id: GatewayId,
     /// The last checkpoint of the log there, as it was told last.
     last: Option<TreeHead>,
-    /// The last checkpoint that was signed before this process. Postgres may take one of those late, when the statement of
-    /// the process before this one takes effect.
+    /// The last checkpoint that was signed before this process. Postgres may take one of those late, when the statement
+    /// of the process before this one takes effect.
     signed_before: Option<TreeHead>,
     /// The checkpoints that were sent since. Postgres may have taken any of them, if its answer was lost.
     sent: VecDeque<TreeHead>,

@@ -39,7 +39,7 @@ const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most contradictions that wait for the notary. *Derived*: one of each anchor, of which a gateway has a few.
 const CONTRADICTIONS_MAX: usize = 16;
 
-/// The longest wait for what the anchors have at the start. *Chosen*: a bucket is asked some dozen times, and then it is
+/// The longest wait for what the anchors have at the start. *Chosen*: a bucket is asked some dozen times. Then it is
 /// tried again.
 const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
 

@@ -171,7 +171,7 @@ async fn a_witness_that_is_away_can_continue_after_the_retirement() {
     }
     let (code, stdout, stderr) = drill.retire(&[]);
     assert!(code == Some(0) && stdout.contains("13 records of 1 stream"), "{stdout}{stderr}");
-    let sql = "SELECT base_size, base_edge, hashes FROM gatepost_hashes($1, 1, 4)";
+    let sql = "SELECT base_size, base_edge, hashes FROM gatepost_hashes($1, 1, 4, NULL, NULL)";
     let known = sqlx::query_as(sql).bind(drill.stream.gateway_id.0).fetch_one(&mut drill.owner).await;
     let (size, edge, hashes): (i64, Vec<u8>, Vec<Vec<u8>>) = known.unwrap();
     assert_eq!(size, 4);

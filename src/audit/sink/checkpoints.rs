@@ -80,8 +80,8 @@ pub trait CheckpointStore: Send + 'static {
         log: Epoch,
     ) -> impl Future<Output = Result<Option<TreeHead>, SinkError>> + Send;
 
-    /// The hashes of delivered records of the log after `place`, in order. What the database says proves nothing; a proof
-    /// that is made from it is verified.
+    /// The hashes of delivered records of the log after a place, in order. What the database says proves nothing; a
+    /// proof that is made from it is verified.
     ///
     /// # Errors
     /// See [`SinkError`].

@@ -20,8 +20,8 @@ pub struct WantedNodes {
 pub struct MissingNode(pub NodeId);
 
 impl WantedNodes {
-    /// The nodes of the proof that the tree of `new` records continues that of `old`. The records after the tree of `edge`,
-    /// which has at most `old`, pass by next.
+    /// The nodes of the proof that the tree of `new` records continues that of `old`. The records after the tree of
+    /// `edge`, which has at most `old`, pass by next.
     ///
     /// # Errors
     /// See [`consistency`].
