@@ -122,7 +122,7 @@ pub async fn output_until(run: Run<'_>, limit: impl Future<Output = ()>) -> Resu
             status = child.process.wait() => status?,
         };
         if let Some(stdout) = stdout {
-            // What it printed is in the pipe.
+            // Its output is in the pipe.
             read_rest(stdout, &mut printed, run.output_bytes_max)?;
         }
         Ok((status, printed))

@@ -73,7 +73,7 @@ pub enum BucketError {
     /// The URL is not one, or not an encrypted one to another machine.
     #[error("this is not the URL of a bucket")]
     Url,
-    /// There is no answer: the network, TLS, the time limit, or the server is down.
+    /// No answer came: the network, TLS or the time limit failed, or the server is down.
     #[error("no answer from the bucket")]
     Request(#[source] reqwest::Error),
     /// A status that says that the request failed.

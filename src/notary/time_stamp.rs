@@ -30,7 +30,7 @@ pub struct TimeStampAnchor {
 /// A time-stamp authority did not confirm. No message contains the URL, which may have a secret in it.
 #[derive(Debug, thiserror::Error)]
 pub enum TimeStampAnchorError {
-    /// There is no answer: the network, TLS, the time limit, or the authority is down.
+    /// No answer came: the network, TLS or the time limit failed, or the authority is down.
     #[error("no answer from the time-stamp authority")]
     Request(#[source] reqwest::Error),
     /// Another status than 200.

@@ -67,7 +67,7 @@ pub enum ClientError {
     /// The note is not a checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// There is no answer: the network, TLS, the time limit, or the witness is down.
+    /// No answer came: the network, TLS or the time limit failed, or the witness is down.
     #[error("no answer from the witness")]
     Request(#[source] reqwest::Error),
     /// The answer is larger than one may be.

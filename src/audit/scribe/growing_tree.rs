@@ -28,6 +28,7 @@ pub(super) struct GrowingTree {
     new: Vec<[u8; 32]>,
     /// The number of hashes in `new` that `made` has.
     counted: usize,
+    queued: bool,
     safe: Arc<Mutex<Safe>>,
 }
 
@@ -72,7 +73,7 @@ impl GrowingTree {
         let made = opening.tree.clone();
         let unsafe_yet = opening.queued.then(VecDeque::new);
         let safe = Safe { opening: made.clone(), tree: made.clone(), epoch: opening.epoch, unsafe_yet, recent: None };
-        Self { made, new: Vec::new(), counted: 0, safe: Arc::new(Mutex::new(safe)) }
+        Self { made, new: Vec::new(), counted: 0, queued: opening.queued, safe: Arc::new(Mutex::new(safe)) }
     }
 
     /// Adds a record.
@@ -83,6 +84,9 @@ impl GrowingTree {
     /// At level `queued`: the records so far are about to be published, and Postgres has those up to `delivered`.
     /// Without effect at level `stored`.
     pub(super) fn publish(&mut self, delivered: Option<Seq>) {
+        if !self.queued {
+            return;
+        }
         let mut safe = self.safe.lock();
         if let Some(unsafe_yet) = &mut safe.unsafe_yet {
             unsafe_yet.extend(self.new.drain(..));
@@ -289,7 +293,7 @@ mod tests {
             let unsafe_yet = queued.then(VecDeque::new);
             let safe = Safe { tree: opening.clone(), opening: opening.clone(), epoch: EPOCH, unsafe_yet, recent: None };
             let (made, safe) = (opening.clone(), Arc::new(Mutex::new(safe)));
-            let tree = GrowingTree { made, new: Vec::new(), counted: 0, safe };
+            let tree = GrowingTree { made, new: Vec::new(), counted: 0, queued, safe };
             Self { tree, all: vec![opening], first: before }
         }
 
