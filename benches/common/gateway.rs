@@ -146,8 +146,13 @@ impl Gateway {
         self.child.wait().await.unwrap();
     }
 
+    /// A connection.
+    pub async fn connect(&self) -> BufReader<TcpStream> {
+        connect(&self.host).await
+    }
+
     /// One call over a kept connection; the answer must be a result.
-    async fn exchange(&self, stream: BufReader<TcpStream>) -> BufReader<TcpStream> {
+    pub async fn exchange(&self, stream: BufReader<TcpStream>) -> BufReader<TcpStream> {
         self.exchange_as(&self.token, stream).await
     }
 

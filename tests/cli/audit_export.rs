@@ -17,15 +17,16 @@ use crate::run::run;
 /// Records of the larger gateway. *Chosen*: more than a page has.
 const CALLS: usize = 4_500;
 
-/// A trail of two gateways, one of which has a record in quarantine, and the setup to read it.
+/// A trail of two gateways, one of which has a record in quarantine, and the setup to read it. Its records are of the
+/// month before, so that all are in the past whenever the tests run: an export ends at the time when it began.
 async fn trail() -> (Setup, [MadeStream; 2]) {
     let database = Cluster::shared().create_database().await;
     let mut owner = PgConnection::connect(&database.url).await.unwrap();
     postgres::migrate(&mut owner).await.unwrap();
-    let mut streams = [1, 2].map(|id| MadeStream::open(GatewayId(Uuid::from_u128(id)), None, month(0)));
-    streams[0].calls(CALLS, month(0));
-    streams[1].calls(3, month(0));
-    streams[1].close(month(0));
+    let mut streams = [1, 2].map(|id| MadeStream::open(GatewayId(Uuid::from_u128(id)), None, month(1)));
+    streams[0].calls(CALLS, month(1));
+    streams[1].calls(3, month(1));
+    streams[1].close(month(1));
     for stream in &streams {
         stream.deliver(&database.url).await;
     }
