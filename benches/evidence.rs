@@ -1,13 +1,13 @@
 //! Claim: evidence costs less than 2 % of a call's processor time at level `stored`; a record is in a checkpoint that a
 //! witness signed within 12 s (checkpoints are 10 s apart).
 //!
-//! The release binary as `serve` runs it, with a Postgres, without evidence and with it (and a witness). Both run at the
-//! same time, and one client calls them in turn without a pause, so that a machine whose speed changes from second to
-//! second changes both. Such a call is the most expensive one: it has the group commits for itself. *Written*: bytes that
-//! the gateway gave to the disk (`/proc/PID/io`). *In Postgres*: what the tables of evidence have after a run, for each
-//! of its checkpoints, and beside it what `audit_log` has for a record. *Latency*: from the end of a call to the moment
-//! at which Postgres had the witness's signature of the first checkpoint that covers its record, for all records before
-//! the last such checkpoint of a run.
+//! The release binary as `serve` runs it, with a Postgres, without evidence and with it (and a witness). Both run at
+//! the same time, and one client calls them in turn without a pause, so that a machine whose speed changes from second
+//! to second changes both. Such a call is the most expensive one: it has the group commits for itself. *Written*: bytes
+//! that the gateway gave to the disk (`/proc/PID/io`). *In Postgres*: what the tables of evidence have after a run, for
+//! each of its checkpoints, and beside it what `audit_log` has for a record. *Latency*: from the end of a call to the
+//! moment at which Postgres had the witness's signature of the first checkpoint that covers its record, for all records
+//! before the last such checkpoint of a run.
 //!
 //! Measured in 2026-12 on 2 cores, Debian 12, ext4, Postgres 15; figures in `docs/performance.md`.
 #![allow(
@@ -86,9 +86,8 @@ fn main() {
     for (side, name) in ["off", "on"].into_iter().enumerate() {
         let (time, written) = (of(side, |run| run.time), of(side, |run| run.written));
         let calls = runs.iter().map(|run| run[side].calls).sum();
-        let cells = [rounds.to_string(), table::whole(calls), format!("{time:.0}"), table::count(written)];
-        let [rounds, calls, time, written] = cells;
-        shown.row([name.to_owned(), rounds, calls, time, written]);
+        let (time, written) = (format!("{time:.0}"), table::count(written));
+        shown.row([name.to_owned(), rounds.to_string(), table::whole(calls), time, written]);
     }
     shown.print();
     println!();
@@ -137,7 +136,7 @@ async fn measure(cluster: &Cluster, round: usize, during: Duration, found: &mut 
     let count = calls(&gateways, round, during).await;
     let run = |side: usize| Run {
         calls: count,
-        time: (processor_time(gateways[side].pid()) - before[side].0).as_secs_f64() * 1e6 / count as f64,
+        time: processor_time(gateways[side].pid()).saturating_sub(before[side].0).as_secs_f64() * 1e6 / count as f64,
         written: (written(gateways[side].pid()) - before[side].1) as f64 / count as f64,
     };
     let runs = [run(0), run(1)];
@@ -185,11 +184,11 @@ fn evidence(dir: &Path, settings: &mut String) -> Child {
     command.args(["witness", "--create", "--log", &log, "--listen", &address.to_string(), "--key"]);
     command.arg(dir.join("witness.key")).arg("--dir").arg(dir.join("witness"));
     let witness = command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let key_file = dir.join("log.key");
     write!(
         settings,
-        "audit.gateway_id = \"{id}\"\nevidence.origin = {origin:?}\nevidence.key_file = {key_file:?}\n\
-         evidence.witnesses = [{{ url = \"http://{address}/\", key = {key:?} }}]\n"
+        "audit.gateway_id = \"{id}\"\nevidence.origin = {origin:?}\nevidence.key_file = '{}'\n\
+         evidence.witnesses = [{{ url = \"http://{address}/\", key = {key:?} }}]\n",
+        dir.join("log.key").display()
     )
     .unwrap();
     witness
