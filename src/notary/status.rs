@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::audit::record::Timestamp;
 
@@ -18,21 +19,29 @@ pub struct Anchored {
 }
 
 /// The state of one place that gets checkpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceState {
     /// The shortest time between two confirmations.
     pub interval: Duration,
     /// The last checkpoint that it took.
     pub last: Option<Anchored>,
+    /// When it took the last one, or when the notary began. Its age counts from here, whatever the clock is set to.
+    pub silent_since: Instant,
     /// The last error, if it did not take the newest checkpoint.
     pub error: Option<String>,
+}
+
+impl PlaceState {
+    /// A place that gets checkpoints from now on.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, last: None, silent_since: Instant::now(), error: None }
+    }
 }
 
 /// The notary's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceState {
-    /// When the notary began.
-    pub since: Timestamp,
     /// The age of a place's last confirmation that is a reason for an alarm.
     pub anchor_max_age: Duration,
     /// The last signed checkpoint.
@@ -61,10 +70,9 @@ impl EvidenceState {
 
     /// The places that have not confirmed a checkpoint for too long.
     #[must_use]
-    pub fn unanchored(&self, now: Timestamp) -> Option<String> {
+    pub fn unanchored(&self) -> Option<String> {
         let late = self.places.iter().filter_map(|(name, place)| {
-            let since = place.last.map_or(self.since, |last| last.at).micros();
-            let age = Duration::from_micros(u64::try_from(now.micros().saturating_sub(since)).unwrap_or_default());
+            let age = place.silent_since.elapsed();
             let error = place.error.as_deref().unwrap_or("no answer yet");
             let text = || format!("{name} has not confirmed a checkpoint for {} s ({error})", age.as_secs());
             (age > self.anchor_max_age.saturating_add(place.interval)).then(text)
@@ -75,9 +83,9 @@ impl EvidenceState {
 
     /// Returns true if one of the above is so, or nothing was signed since the start.
     #[must_use]
-    pub fn is_missing(&self, now: Timestamp) -> bool {
+    pub fn is_missing(&self) -> bool {
         let is_signing = self.fault.is_none() && self.contradiction.is_none() && self.signed.is_some();
-        !is_signing || self.unanchored(now).is_some()
+        !is_signing || self.unanchored().is_some()
     }
 }
 
@@ -86,16 +94,11 @@ impl EvidenceState {
 pub struct Status(Arc<Mutex<EvidenceState>>);
 
 impl Status {
-    /// The state of a notary that begins at `since` and sends checkpoints to `places`, as often as each says.
-    pub(super) fn begun<'a>(
-        since: Timestamp,
-        anchor_max_age: Duration,
-        places: impl Iterator<Item = (&'a str, Duration)>,
-    ) -> Self {
-        let state = |interval| PlaceState { interval, ..PlaceState::default() };
-        let places = places.map(|(name, interval)| (name.to_owned(), state(interval))).collect();
+    /// The state of a notary that begins now and sends checkpoints to `places`, as often as each says.
+    pub(super) fn begun<'a>(anchor_max_age: Duration, places: impl Iterator<Item = (&'a str, Duration)>) -> Self {
+        let places = places.map(|(name, interval)| (name.to_owned(), PlaceState::new(interval))).collect();
         let (signed, fault, contradiction) = (None, None, None);
-        Self(Arc::new(Mutex::new(EvidenceState { since, anchor_max_age, signed, places, fault, contradiction })))
+        Self(Arc::new(Mutex::new(EvidenceState { anchor_max_age, signed, places, fault, contradiction })))
     }
 
     /// The state now.
@@ -112,9 +115,12 @@ impl Status {
     /// Notes what became of the checkpoint of `size` records at a place.
     pub(super) fn note(&self, place: &str, size: u64, result: Result<(), String>) {
         self.change(|state| {
-            let place = state.places.entry(place.to_owned()).or_default();
+            let Some(place) = state.places.get_mut(place) else { return };
             match result {
-                Ok(()) => (place.last, place.error) = (Some(Anchored { size, at: Timestamp::now() }), None),
+                Ok(()) => {
+                    (place.last, place.error) = (Some(Anchored { size, at: Timestamp::now() }), None);
+                    place.silent_since = Instant::now();
+                }
                 Err(error) => place.error = Some(error),
             }
         });

@@ -43,6 +43,10 @@ const CONTRADICTIONS_MAX: usize = 16;
 /// tried again.
 const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// The time after a look for which calls may begin, if they must not continue without evidence. *Derived*: longer than a
+/// look that takes what it may: the comparison, a command that signs (20 s), and statements of Postgres (30 s each).
+const LOOK_MAX_AGE: Duration = Duration::from_mins(5);
+
 /// The name of Postgres among the places that get checkpoints.
 pub const POSTGRES: &str = "postgres";
 
@@ -98,7 +102,11 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         let database = store.map(|store| Database::new(store, settings.gateway_id));
         let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
         let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
-        let status = Status::begun(Timestamp::now(), settings.anchor_max_age, places);
+        let status = Status::begun(settings.anchor_max_age, places);
+        if let Some(gate) = &settings.gate {
+            // Until the first checkpoint is signed.
+            gate.close();
+        }
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
         let notary =
@@ -110,7 +118,6 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     pub async fn run(mut self, stop: CancellationToken) {
         let (contradictions, mut found) = mpsc::channel(CONTRADICTIONS_MAX);
         let mut tasks = self.start_anchors(&contradictions);
-        self.set_gate();
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
@@ -140,8 +147,10 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
 
     /// Lets calls through, or not, as the state is now.
     fn set_gate(&self) {
-        if let Some(gate) = &self.settings.gate {
-            gate.set_closed(self.status.get().is_missing(Timestamp::now()));
+        match &self.settings.gate {
+            Some(gate) if self.status.get().is_missing() => gate.close(),
+            Some(gate) => gate.open_for(LOOK_MAX_AGE),
+            None => {}
         }
     }
 
@@ -160,7 +169,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
                 published: self.published.subscribe(),
                 contradictions: contradictions.clone(),
                 status: self.status.clone(),
-                confirmed_at: None,
+                next_at: Instant::now(),
                 unstored: None,
             };
             tasks.spawn(task.run());
@@ -268,6 +277,15 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             && let Err(error) = memory.remember_contradiction(log, text)
         {
             tracing::error!(%error, "the contradiction is forgotten at the next start");
+        }
+    }
+}
+
+impl<A, S> Drop for Notary<A, S> {
+    /// Also when it panics.
+    fn drop(&mut self) {
+        if let Some(gate) = &self.settings.gate {
+            gate.close();
         }
     }
 }

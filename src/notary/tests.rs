@@ -15,7 +15,7 @@ use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation, HashPage, HashesAfter};
 use crate::audit::sink::{ErrorClass, SinkError};
 use crate::audit::tree::Tree;
-use crate::audit::{Audit, Timeouts};
+use crate::audit::{Audit, Gate, Timeouts};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
@@ -36,6 +36,10 @@ struct Kept {
     loses_answers: bool,
     /// It takes effect before the next statement that stores.
     late: Option<(Epoch, TreeHead, String)>,
+    /// It never answers.
+    hangs: bool,
+    /// The sizes of the checkpoints with a confirmation.
+    confirmed: Vec<u64>,
     checkpoints: Vec<(Epoch, TreeHead, String)>,
 }
 
@@ -69,6 +73,9 @@ impl CheckpointStore for Store {
         note: &str,
         known: Option<TreeHead>,
     ) -> Result<Option<TreeHead>, SinkError> {
+        if self.0.lock().hangs {
+            std::future::pending::<()>().await;
+        }
         let mut kept = self.0.lock();
         if kept.is_down {
             return Err(Self::error());
@@ -85,8 +92,17 @@ impl CheckpointStore for Store {
         if kept.loses_answers { Err(Self::error()) } else { Ok(if is_next { Some(head) } else { last }) }
     }
 
-    async fn confirm(&mut self, _: GatewayId, _: &Confirmation) -> Result<bool, SinkError> {
-        Ok(true)
+    async fn confirm(&mut self, _: GatewayId, confirmation: &Confirmation) -> Result<bool, SinkError> {
+        let mut kept = self.0.lock();
+        if kept.is_down {
+            return Err(Self::error());
+        }
+        let is_stored =
+            kept.checkpoints.iter().any(|(log, head, _)| (*log, *head) == (confirmation.log, confirmation.head));
+        if is_stored {
+            kept.confirmed.push(confirmation.head.size);
+        }
+        Ok(is_stored)
     }
 }
 
@@ -104,6 +120,7 @@ fn tree(log: Epoch, size: u64, variant: u8) -> Tree {
 struct Running {
     stored: StoredTree,
     status: Status,
+    gate: Gate,
     stop: tokio_util::sync::CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -144,11 +161,19 @@ impl Running {
     }
 
     fn with(dir: &Path, store: &Store, tree: Tree, secrets: Vec<zeroize::Zeroizing<String>>, audit: Audit) -> Self {
-        Self::start_with(dir, store, tree, Signer::new("example.com/gatepost", secrets), audit, Vec::new())
+        let signer = Signer::new("example.com/gatepost", secrets);
+        Self::start_with(dir, store, tree, signer, audit, Vec::<Told>::new())
     }
 
-    fn start_with(dir: &Path, store: &Store, tree: Tree, signer: Signer, audit: Audit, anchors: Vec<Told>) -> Self {
-        let stored = StoredTree::of(tree);
+    fn start_with<A: AnchorClient>(
+        dir: &Path,
+        store: &Store,
+        tree: Tree,
+        signer: Signer,
+        audit: Audit,
+        anchors: Vec<A>,
+    ) -> Self {
+        let (stored, gate) = (StoredTree::of(tree), Gate::default());
         let settings = Settings {
             gateway_id: GATEWAY,
             signer,
@@ -156,14 +181,15 @@ impl Running {
             dir: dir.to_owned(),
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
-            gate: None,
+            gate: Some(gate.clone()),
         };
         let anchor = |(idx, client)| Anchor { name: format!("w{idx}"), client, store: Some(store.clone()) };
         let anchors = anchors.into_iter().enumerate().map(anchor).collect();
         let (notary, status) = Notary::new(settings, audit, stored.clone(), Some(store.clone()), anchors);
         let stop = tokio_util::sync::CancellationToken::new();
+        assert!(gate.is_closed(), "before the first look");
         let task = tokio::spawn(notary.run(stop.clone()));
-        Self { stored, status, stop, task }
+        Self { stored, status, gate, stop, task }
     }
 
     /// Lets this many seconds pass.
@@ -425,6 +451,101 @@ async fn an_anchor_without_a_checkpoint_says_nothing_while_another_one_is_silent
     (*new.0.lock(), *silent.0.lock()) = (Some(Largest::Checkpoint(head)), None);
     let running = start(dir.path(), &store, 20);
     assert_eq!(running.after(1).await.signed.unwrap().size, 20);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_begin_only_while_there_is_evidence_if_they_must_not_continue_without() {
+    assert!(!Gate::default().is_closed(), "the gate of a gateway whose calls continue");
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    store.0.lock().is_down = true;
+    let running = Running::start(dir.path(), &store, tree(LOG, 3, 0));
+    running.after(30).await;
+    assert!(running.gate.is_closed(), "before Postgres told what it has");
+    store.0.lock().is_down = false;
+    running.after(30).await;
+    assert!(!running.gate.is_closed());
+    // It waits for an answer that never comes.
+    store.0.lock().hangs = true;
+    running.stored.set(tree(LOG, 4, 0));
+    running.after(60).await;
+    assert!(!running.gate.is_closed(), "an answer may take its time");
+    running.after(300).await;
+    assert!(running.gate.is_closed());
+    running.task.abort();
+    // The end of its task, however it ends.
+    store.0.lock().hangs = false;
+    let running = Running::start(dir.path(), &store, tree(LOG, 5, 0));
+    running.after(11).await;
+    assert!(!running.gate.is_closed());
+    running.task.abort();
+    running.task.await.unwrap_err();
+    assert!(running.gate.is_closed());
+    // A contradiction.
+    let running = Running::start(dir.path(), &store, tree(LOG, 2, 0));
+    let state = running.after(30).await;
+    assert!(state.contradiction.is_some() && running.gate.is_closed());
+    running.end().await;
+}
+
+/// An anchor that is asked once an hour.
+#[derive(Clone, Debug, Default)]
+struct Hourly(Arc<Mutex<(bool, u32)>>);
+
+impl AnchorClient for Hourly {
+    fn kind(&self) -> AnchorKind {
+        AnchorKind::Tsa
+    }
+
+    fn interval(&self) -> std::time::Duration {
+        std::time::Duration::from_hours(1)
+    }
+
+    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
+        Ok(Largest::Unknown)
+    }
+
+    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
+        let mut state = self.0.lock();
+        state.1 += 1;
+        if state.0 { Ok(Vec::new()) } else { Err(no_answer()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_anchor_that_is_asked_once_an_hour_is_asked_once_a_minute_until_its_confirmation_is_stored() {
+    let (dir, store, anchor) = (tempfile::tempdir().unwrap(), Store::default(), Hourly::default());
+    let signer = Signer::new("example.com/gatepost", vec![secret()]);
+    let anchors = vec![anchor.clone()];
+    let running = Running::start_with(dir.path(), &store, tree(LOG, 1, 0), signer, Audit::disabled(), anchors);
+    // A checkpoint comes each ten seconds.
+    let mut size = 1;
+    let mut minutes = async |count: u64| {
+        for _ in 0..6 * count {
+            size += 1;
+            running.stored.set(tree(LOG, size, 0));
+            running.after(10).await;
+        }
+        (std::mem::take(&mut anchor.0.lock().1), running.status.get())
+    };
+    let (asked, state) = minutes(10).await;
+    assert!((9..=11).contains(&asked), "asked {asked} times in ten minutes");
+    assert_eq!(state.unanchored(), None);
+    // Its age counts by the time that passes: the clock of this process stands still.
+    let (asked, state) = minutes(120).await;
+    assert!((110..=121).contains(&asked), "asked {asked} times in two hours");
+    let late = state.unanchored().unwrap();
+    assert!(late.starts_with("w0 has not confirmed a checkpoint for 7"), "{late}");
+    anchor.0.lock().0 = true;
+    let (asked, state) = minutes(59).await;
+    assert_eq!((asked, state.unanchored(), store.0.lock().confirmed.len()), (1, None, 1));
+    // It confirms a checkpoint that Postgres does not get: a later one is confirmed, and stored.
+    store.0.lock().is_down = true;
+    assert_eq!(minutes(2).await.0, 1);
+    store.0.lock().is_down = false;
+    assert_eq!(minutes(3).await.0, 1);
+    assert_eq!(store.0.lock().confirmed.len(), 2);
+    assert_eq!(minutes(50).await.0, 0);
     running.end().await;
 }
 

@@ -264,7 +264,7 @@ impl Conditions {
             Alarm::CertificateExpired => ends(&seen.certificates, CertificateEnd::has_passed, ("expired", wall)),
             Alarm::EvidenceFork => seen.evidence.as_ref().and_then(EvidenceState::contradicted),
             Alarm::EvidenceUnsigned => seen.evidence.as_ref().and_then(EvidenceState::unsigned),
-            Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(|state| state.unanchored(wall)),
+            Alarm::EvidenceUnanchored => seen.evidence.as_ref().and_then(EvidenceState::unanchored),
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::DatabaseRestored

@@ -362,11 +362,14 @@ mod tests {
     fn evidence_says_up_to_when_and_by_whom_and_shows_text_as_text() {
         let at = |seconds: i64| Timestamp::from_micros(1_795_910_400_000_000 + seconds * 1_000_000);
         let confirmed = |size, seconds| Some(Anchored { size, at: at(seconds) });
-        let place = |last, error: &str| PlaceState { last, error: Some(error.to_owned()), ..PlaceState::default() };
+        let place = |last, error: &str| PlaceState {
+            last,
+            error: Some(error.to_owned()),
+            ..PlaceState::new(std::time::Duration::ZERO)
+        };
         let evil = "<script>\u{202e}";
         let places = [(POSTGRES, confirmed(53, 1)), ("w1", confirmed(53, 2)), ("w2", confirmed(40, 0)), (evil, None)];
         let mut state = EvidenceState {
-            since: at(0),
             anchor_max_age: std::time::Duration::from_secs(1),
             signed: confirmed(53, 0),
             places: places.map(|(name, last)| (name.to_owned(), place(last, evil))).into(),
