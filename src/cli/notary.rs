@@ -17,7 +17,7 @@ use crate::config::{AnchorCommand, Bucket, Config, OnMissing, TimeStamps};
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
 use crate::file_access::FileKind;
 use crate::notary::{
-    Anchor, BucketAnchor, BucketSettings, Client, CommandAnchor, Notary, Settings, SignCommand, Signer, Status,
+    Anchor, BucketAnchor, BucketSettings, Client, CommandAnchor, Memory, Notary, Settings, SignCommand, Signer, Status,
     TimeStampAnchor, WitnessAnchor,
 };
 use crate::witness::client::{ClientError, WitnessClient};
@@ -75,6 +75,10 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let name = signer.log_name(probe.stream().0, pipeline.stored_tree().get().log);
     let verifiers =
         signer.verifiers(&name).map_err(|error| GatewayError::Config(vec![format!("evidence: {error}")]))?;
+    let memory = Memory::read(Arc::new(DiskFs), probe.reader().dir());
+    // What anchors have may be signed by a key that was lost or replaced.
+    let remembered = memory.as_ref().map_or(&[][..], Memory::keys).iter().filter_map(|key| key.named(&name).ok());
+    let remembered: Vec<_> = remembered.filter(|key| !verifiers.contains(key)).collect();
     for key in &verifiers {
         // Witnesses and policies need it.
         tracing::info!(log = name, %key, "signs checkpoints");
@@ -82,14 +86,18 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let settings = Settings {
         gateway_id: probe.stream().0,
         signer,
-        fs: Arc::new(DiskFs),
-        dir: probe.reader().dir().to_owned(),
+        memory,
         interval: config.evidence.interval,
         anchor_max_age: config.evidence.anchor_max_age,
         gate: pipeline.audit().gate().filter(|_| config.evidence.on_failure == OnMissing::Refuse),
     };
-    let (notary, status) =
-        Notary::new(settings, pipeline.audit(), pipeline.stored_tree(), store, anchors(config, &verifiers)?);
+    let (notary, status) = Notary::new(
+        settings,
+        pipeline.audit(),
+        pipeline.stored_tree(),
+        store,
+        anchors(config, &[verifiers, remembered].concat())?,
+    );
     let stop = CancellationToken::new();
     // The memory is in the outbox directory: the next gateway there must not begin before this one has written it.
     let (hold, stopped) = (pipeline.hold(), stop.clone());
@@ -100,7 +108,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     Ok(RunningNotary { status, stop, task })
 }
 
-/// The anchors of the configuration.
+/// The anchors of the configuration. `verifiers` are the keys of the log, those of before too.
 fn anchors(config: &Config, verifiers: &[VerifierKey]) -> Result<Vec<Anchor<Client, PostgresSink>>, GatewayError> {
     let evidence = &config.evidence;
     let mut clients = Vec::new();
@@ -114,7 +122,7 @@ fn anchors(config: &Config, verifiers: &[VerifierKey]) -> Result<Vec<Anchor<Clie
             ClientError::KeyType { .. } => fault("key", &error),
             _ => fault("url", &error),
         })?;
-        clients.push((name, Client::Witness(WitnessAnchor::new(client))));
+        clients.push((name, Client::Witness(WitnessAnchor::new(client, verifiers.to_vec()))));
     }
     for (idx, TimeStamps { name, url, interval }) in evidence.time_stamps.iter().enumerate() {
         let fault = |error| GatewayError::Config(vec![format!("evidence.time_stamps[{idx}].url: {error}")]);

@@ -13,8 +13,8 @@ use crate::audit::record::{Epoch, GatewayId};
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation};
 
-/// The longest time after which an anchor that confirmed nothing is asked again. *Chosen*: an outage of minutes costs an
-/// anchor that is asked once an hour no hour, and one that is down gets no request with every checkpoint.
+/// The longest time after which an anchor that confirmed nothing is asked again. *Chosen*: an outage of minutes costs
+/// an anchor that is asked once an hour no hour, and one that is down gets no request with every checkpoint.
 const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A checkpoint that is to be confirmed. Another number is another publication, also of the same checkpoint.

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! name      checkpoint.json
-//! contents  {"log": 1, "size": 53, "root": "base64", "note": "the signed note", "contradiction": [1, "text"]}
+//! contents  {"log": 1, "size": 53, "root": "base64", "note": "the signed note", "keys": ["verifier key"],
+//!            "contradiction": [1, "text"]}
 //! ```
+//!
+//! The keys are those that signed, so that what places outside still have of a lost or replaced key is known.
 //!
 //! The file is written, synced and renamed before the checkpoint goes anywhere. So a gateway that signed a checkpoint
 //! remembers it, unless its disk is lost or set back; and that is what [`Memory::check`] finds.
@@ -19,13 +22,19 @@ use serde::{Deserialize, Serialize};
 use crate::audit::outbox::fs::{Fs, read_file, replace_file};
 use crate::audit::record::Epoch;
 use crate::audit::tree::Tree;
+use crate::evidence::key::VerifierKey;
 use crate::evidence::tree::{Hash, TreeHead};
 
 /// The file in the outbox directory.
 const FILE_NAME: &str = "checkpoint.json";
 
-/// The longest file that is read, in bytes. *Derived*: twice the longest note, since JSON escapes line ends.
-const FILE_BYTES_MAX: usize = 256 * 1024;
+/// The longest file that is read, in bytes. *Derived*: twice the longest note, since JSON escapes line ends, and the
+/// keys.
+const FILE_BYTES_MAX: usize = 320 * 1024;
+
+/// The most keys that are remembered, the last ones. *Chosen*: a key is replaced once in years, and the largest
+/// checkpoint that a place has is newer than the last replacements.
+const KEYS_MAX: usize = 16;
 
 /// The last signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +53,8 @@ pub struct Memory {
     fs: Arc<dyn Fs>,
     path: PathBuf,
     last: Option<Signed>,
+    /// The keys that signed, the last ones last.
+    keys: Vec<VerifierKey>,
     /// The log of which a checkpoint is contradicted, and how.
     contradiction: Option<(Epoch, String)>,
 }
@@ -83,6 +94,7 @@ struct Contents {
     size: u64,
     root: String,
     note: String,
+    keys: Vec<String>,
     contradiction: Option<(u64, String)>,
 }
 
@@ -95,7 +107,7 @@ impl Memory {
         let path = dir.join(FILE_NAME);
         let bytes = match read_file(fs.as_ref(), &path, FILE_BYTES_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { fs, path, last: None, contradiction: None });
+                return Ok(Self { fs, path, last: None, keys: Vec::new(), contradiction: None });
             }
             Err(source) => return Err(MemoryError::Io { operation: "read", path, source }),
             Ok(bytes) => bytes,
@@ -106,8 +118,16 @@ impl Memory {
         let root = Hash(root.ok_or_else(|| damaged("its root is not 32 bytes in base64".to_owned()))?);
         let head = TreeHead { size: contents.size, root };
         let last = (head.size > 0).then_some(Signed { log: Epoch(contents.log), head, note: contents.note });
+        let keys: Result<_, _> = contents.keys.iter().map(|key| VerifierKey::parse(key)).collect();
+        let keys = keys.map_err(|error| damaged(format!("its keys: {error}")))?;
         let contradiction = contents.contradiction.map(|(log, text)| (Epoch(log), text));
-        Ok(Self { fs, path, last, contradiction })
+        Ok(Self { fs, path, last, keys, contradiction })
+    }
+
+    /// The keys that signed, of any log: the last 16.
+    #[must_use]
+    pub fn keys(&self) -> &[VerifierKey] {
+        &self.keys
     }
 
     /// The last signed checkpoint, of whatever log.
@@ -164,11 +184,14 @@ impl Memory {
         }
     }
 
-    /// Remembers a checkpoint that was signed. It may be published once this returns.
+    /// Remembers a checkpoint that `keys` signed. It may be published once this returns.
     ///
     /// # Errors
     /// [`MemoryError::Io`]: the checkpoint must not be published.
-    pub fn remember(&mut self, signed: Signed) -> Result<(), MemoryError> {
+    pub fn remember(&mut self, signed: Signed, keys: &[VerifierKey]) -> Result<(), MemoryError> {
+        self.keys.retain(|key| !keys.contains(key));
+        self.keys.extend_from_slice(keys);
+        self.keys.drain(..self.keys.len().saturating_sub(KEYS_MAX));
         self.store(Some(&signed), self.contradiction.as_ref())?;
         self.last = Some(signed);
         Ok(())
@@ -190,6 +213,7 @@ impl Memory {
             size: last.map_or(0, |last| last.head.size),
             root: BASE64_STANDARD.encode(last.map_or([0; 32], |last| last.head.root.0)),
             note: last.map_or_else(String::new, |last| last.note.clone()),
+            keys: self.keys.iter().map(ToString::to_string).collect(),
             contradiction: contradiction.map(|(log, text)| (log.0, text.clone())),
         };
         let io = |source| MemoryError::Io { operation: "write", path: self.path.clone(), source };

@@ -1,6 +1,5 @@
 //! The notary's task: one look a second, one checkpoint every ten seconds while records come.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,6 @@ use super::signer::Signer;
 use super::status::{Anchored, Status};
 use crate::audit::Audit;
 use crate::audit::Gate;
-use crate::audit::outbox::fs::Fs;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
@@ -43,8 +41,8 @@ const CONTRADICTIONS_MAX: usize = 16;
 /// tried again.
 const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The time after a look for which calls may begin, if they must not continue without evidence. *Derived*: longer than a
-/// look that takes what it may: the comparison, a command that signs (20 s), and statements of Postgres (30 s each).
+/// The time after a look for which calls may begin, if they must not continue without evidence. *Derived*: longer than
+/// a look that takes what it may: the comparison, a command that signs (20 s), and statements of Postgres (30 s each).
 const LOOK_MAX_AGE: Duration = Duration::from_mins(5);
 
 /// The name of Postgres among the places that get checkpoints.
@@ -57,10 +55,8 @@ pub struct Settings {
     pub gateway_id: GatewayId,
     /// The keys that sign.
     pub signer: Signer,
-    /// The file system of the outbox directory.
-    pub fs: Arc<dyn Fs>,
-    /// The outbox directory, where the memory is.
-    pub dir: PathBuf,
+    /// Its memory of signed checkpoints.
+    pub memory: Result<Memory, MemoryError>,
     /// The time after which a checkpoint is published again although no records came.
     pub interval: Duration,
     /// The age of a place's last confirmation that is a reason for an alarm.
@@ -78,7 +74,6 @@ pub struct Notary<A, S> {
     /// Taken by their tasks when the notary runs, but for their clients.
     anchors: Vec<Anchor<A, S>>,
     published: watch::Sender<Published>,
-    memory: Result<Memory, MemoryError>,
     records: Records,
     status: Status,
     /// The log whose checkpoints were compared with those of others since the start.
@@ -98,7 +93,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         store: Option<S>,
         anchors: Vec<Anchor<A, S>>,
     ) -> (Self, Status) {
-        let (memory, records) = (Memory::read(Arc::clone(&settings.fs), &settings.dir), Records::new(audit));
+        let records = Records::new(audit);
         let database = store.map(|store| Database::new(store, settings.gateway_id));
         let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
         let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
@@ -109,8 +104,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         }
         let (watched, published) = (status.clone(), watch::Sender::default());
         let (compared, published_at) = (None, None);
-        let notary =
-            Self { settings, tree, database, anchors, published, memory, records, status, compared, published_at };
+        let notary = Self { settings, tree, database, anchors, published, records, status, compared, published_at };
         (notary, watched)
     }
 
@@ -128,7 +122,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             if self.is_due(&tree) {
                 self.publish(&tree).await;
             }
-            let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
+            let last = self.settings.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
             self.records.checkpoint(tree.log, last, &self.status.get()).await;
             self.set_gate();
         }
@@ -179,7 +173,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
 
     /// True if records came since the last signed checkpoint.
     fn is_new(&self, tree: &Tree) -> bool {
-        let last = self.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
+        let last = self.settings.memory.as_ref().ok().and_then(|memory| memory.last_of(tree.log));
         last.is_none_or(|signed| signed.head.size < tree.size())
     }
 
@@ -233,8 +227,10 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
 
     /// The signed checkpoint of `tree`, which is in the memory on disk.
     async fn signed(&mut self, tree: &Tree) -> Result<Signed, Refusal> {
-        let memory = self.memory.as_mut().map_err(|error| Refusal::Fault(error.to_string()))?;
+        let memory = self.settings.memory.as_mut().map_err(|error| Refusal::Fault(error.to_string()))?;
         memory.check(tree, None).map_err(Refusal::Contradiction)?;
+        let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
+        let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
         if self.compared != Some(tree.log) {
             // What was signed was stored before: an outbox that had less when it was opened was set back, whatever it
             // has now.
@@ -242,7 +238,6 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             if let Some(database) = &mut self.database {
                 compare(memory, tree, database).await?;
             }
-            let name = self.settings.signer.log_name(self.settings.gateway_id, tree.log);
             let compared = compare_with_anchors(memory, tree, &self.anchors, &name);
             tokio::time::timeout(COMPARE_TIMEOUT, compared).await.map_err(|_| {
                 Refusal::Fault(format!(
@@ -250,7 +245,6 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
                 ))
             })??;
             self.compared = Some(tree.log);
-            let keys = self.settings.signer.verifiers(&name).map_err(|error| Refusal::Fault(error.to_string()))?;
             self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
@@ -260,7 +254,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         let note = self.settings.signer.sign(self.settings.gateway_id, tree.log, head).await;
         let note = note.map_err(|error| Refusal::Fault(error.to_string()))?;
         let signed = Signed { log: tree.log, head, note };
-        memory.remember(signed.clone()).map_err(|error| Refusal::Fault(error.to_string()))?;
+        memory.remember(signed.clone(), &keys).map_err(|error| Refusal::Fault(error.to_string()))?;
         self.status.change(|state| state.signed = Some(Anchored { size: head.size, at: Timestamp::now() }));
         Ok(signed)
     }
@@ -273,7 +267,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
         }
         self.status.change(|state| state.contradiction = Some(text.to_owned()));
         if is_new
-            && let Ok(memory) = &mut self.memory
+            && let Ok(memory) = &mut self.settings.memory
             && let Err(error) = memory.remember_contradiction(log, text)
         {
             tracing::error!(%error, "the contradiction is forgotten at the next start");

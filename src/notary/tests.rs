@@ -177,8 +177,7 @@ impl Running {
         let settings = Settings {
             gateway_id: GATEWAY,
             signer,
-            fs: Arc::new(DiskFs),
-            dir: dir.to_owned(),
+            memory: Memory::read(Arc::new(DiskFs), dir),
             interval: std::time::Duration::from_mins(1),
             anchor_max_age: std::time::Duration::from_hours(1),
             gate: Some(gate.clone()),

@@ -4,6 +4,7 @@ use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::record::Epoch;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
+use crate::evidence::key::VerifierKey;
 use crate::evidence::note::Note;
 use crate::evidence::tree::TreeHead;
 use crate::witness::client::{ClientError, SubmitError, WitnessClient};
@@ -12,15 +13,17 @@ use crate::witness::client::{ClientError, SubmitError, WitnessClient};
 #[derive(Clone, Debug)]
 pub struct WitnessAnchor {
     client: WitnessClient,
+    /// The keys of the log: a checkpoint that one of them signed counts, also if the witness has another key now.
+    log_keys: Vec<VerifierKey>,
     /// The log and the size that the witness signed last, as far as it is known.
     known: Option<(Epoch, u64)>,
 }
 
 impl WitnessAnchor {
-    /// The witness that `client` reaches.
+    /// The witness that `client` reaches, for the log with these keys.
     #[must_use]
-    pub fn new(client: WitnessClient) -> Self {
-        Self { client, known: None }
+    pub fn new(client: WitnessClient, log_keys: Vec<VerifierKey>) -> Self {
+        Self { client, log_keys, known: None }
     }
 
     /// The tree that the witness signed last, if it refused because of that. A status alone ends nothing, since
@@ -30,7 +33,7 @@ impl WitnessAnchor {
         if !matches!(error, Ahead { .. } | Contradiction { .. } | Moving { .. }) {
             return None;
         }
-        let (_, checkpoint) = self.client.last(note.text().lines().next()?).await.ok()??;
+        let (_, checkpoint) = self.client.last(note.text().lines().next()?, &self.log_keys).await.ok()??;
         Some(checkpoint.head())
     }
 }
@@ -41,7 +44,7 @@ impl AnchorClient for WitnessAnchor {
     }
 
     async fn largest(&self, log: &str) -> Result<Largest, AnchorError> {
-        let last = self.client.last(log).await?;
+        let last = self.client.last(log, &self.log_keys).await?;
         Ok(last.map_or(Largest::Nothing, |(_, checkpoint)| Largest::Checkpoint(checkpoint.head())))
     }
 
@@ -127,7 +130,7 @@ mod tests {
             let last = Arc::default();
             let url = server(status, Arc::clone(&last)).await;
             let client = WitnessClient::new(&url, vec![witness.verifier().clone()]).unwrap();
-            let mut anchor = WitnessAnchor::new(client);
+            let mut anchor = WitnessAnchor::new(client, Vec::new());
             for (told, ends) in [
                 (None, false),
                 // Anyone may have made it.

@@ -252,12 +252,16 @@ impl WitnessClient {
         }
     }
 
-    /// The last checkpoint of a log that the witness signed, with its signatures verified. `None`: it signed none, or
-    /// it does not publish them.
+    /// The last checkpoint of a log that the witness signed, with its signatures verified: the witness's, or, if it has
+    /// another key now, that of one of `log_keys`. `None`: it signed none, or it does not publish them.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn last(&self, origin: &str) -> Result<Option<(Note, Checkpoint)>, ClientError> {
+    pub async fn last(
+        &self,
+        origin: &str,
+        log_keys: &[VerifierKey],
+    ) -> Result<Option<(Note, Checkpoint)>, ClientError> {
         let url = format!("{}/{}/checkpoint", self.prefix, origin_hash(origin));
         let response = self.http.get(url).send().await.map_err(request_failed)?;
         let status = response.status();
@@ -269,7 +273,7 @@ impl WitnessClient {
             return Err(ClientError::Status { status: status.as_u16(), answer: shown(&body) });
         }
         let note = Note::parse(&body).map_err(ClientError::Signature)?;
-        note.verify(&self.keys).map_err(ClientError::Signature)?;
+        note.verify(self.keys.iter().chain(log_keys)).map_err(ClientError::Signature)?;
         let checkpoint = Checkpoint::parse(note.text())?;
         if checkpoint.origin() != origin {
             return Err(ClientError::Answer { wanted: "a checkpoint of this log", answer: shown(&body) });

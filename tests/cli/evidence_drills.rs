@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::Path;
 
+use gatepost::evidence::checkpoint::Checkpoint;
+use gatepost::evidence::cosignature::{UnixTime, sign};
 use gatepost::evidence::key::{SignatureType, SigningKey, VerifierKey};
+use gatepost::evidence::note::Note;
+use gatepost::evidence::tree::{Hash, TreeHead};
 use nix::sys::signal::Signal;
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::common::gatepost::{Gatepost, Setup, write_secret};
+use crate::common::s3::{KEY_ID, REGION, SECRET, SharedBucket, serve_bucket};
 use crate::common::wait::{SOON, until_async};
 use crate::evidence::{ORIGIN, Signing, Witnessing, copy, is_raised, verifier};
 use crate::run::run;
@@ -88,6 +93,20 @@ impl Signing {
             }
         }
         other
+    }
+
+    /// A bucket that gets the checkpoints.
+    async fn bucket(&mut self) -> SharedBucket {
+        let (bucket, url) = serve_bucket().await;
+        let file = self.setup.dir().join("bucket.key");
+        write_secret(&file, format!("{SECRET}\n"));
+        let buckets = format!(
+            "[{{ name = 'bucket', url = '{url}', region = '{REGION}', access_key_id = '{KEY_ID}',
+                secret_key_file = '{}', interval = '1s' }}]",
+            file.display()
+        );
+        self.setup.set_toml("evidence.buckets", &buckets);
+        bucket
     }
 
     async fn execute(&self, sql: &str) {
@@ -296,6 +315,81 @@ async fn records_that_a_restore_lost_for_ever_are_missing_and_later_ones_are_pro
     signing.prove(&later).succeeds(&policy(&signing.setup, &[]));
     let (code, stdout, _) = run(&signing.setup, &["audit", "verify"]);
     assert!(code == Some(1) && stdout.contains("epoch"), "{stdout}");
+}
+
+/// The key is lost, and what the only place outside has is signed by it, an older checkpoint than the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_key_is_replaced_although_a_bucket_has_only_what_it_signed() {
+    let mut signing = Signing::new().await;
+    let bucket = signing.bucket().await;
+    let gatepost = signing.setup.start();
+    until_async("the bucket has a checkpoint", SOON, async || !bucket.lock().objects.is_empty()).await;
+    // It is away when the last checkpoints are signed.
+    bucket.lock().status = Some(503);
+    signing.call(&gatepost, 3).await;
+    signing.stop(gatepost);
+    signing.all_signed().await;
+    bucket.lock().status = None;
+    let kept = bucket.lock().objects.len();
+    let gateway = signing.gateways().await[0];
+    let file = signing.setup.dir().join("new.key");
+    new_key(&file, gateway);
+    signing.setup.set("evidence.key_file", file.to_str().unwrap());
+    signing.session().await;
+    until_async("the bucket has a checkpoint of the new key", SOON, async || bucket.lock().objects.len() > kept).await;
+    assert_eq!(signing.checkpoints().await.iter().map(|it| it.log).max(), Some(1), "the log continues");
+    // Without its memory, the gateway does not know the lost key: it signs nothing.
+    fs::remove_file(signing.setup.audit_dir().join("checkpoint.json")).unwrap();
+    let last = bucket.lock().objects.pop_last().unwrap();
+    let gatepost = signing.setup.start();
+    raised(&gatepost, "evidence_fork").await;
+    signing.stop(gatepost);
+    assert!(!bucket.lock().objects.contains_key(&last.0));
+}
+
+/// Two gateways have one id and key, and only a bucket sees both.
+#[tokio::test(flavor = "multi_thread")]
+async fn fork_that_a_bucket_finds_ends_the_log() {
+    let mut signing = Signing::new().await;
+    let bucket = signing.bucket().await;
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 2).await;
+    until_async("the bucket has a checkpoint", SOON, async || !bucket.lock().objects.is_empty()).await;
+    // The other gateway was faster, with the next sizes.
+    let name = format!("{ORIGIN}/{}", signing.gateways().await[0]);
+    let key = SigningKey::parse_named(&signing.secret, &name).unwrap();
+    let largest = signing.checkpoints().await.last().unwrap().size;
+    for size in largest + 1..largest + 40 {
+        let head = TreeHead { size: size.unsigned_abs(), root: Hash([7; 32]) };
+        let text = Checkpoint::new(&name, head).unwrap().to_string();
+        let note = Note::new(text.clone(), vec![sign(&key, &text, UnixTime::from_seconds(1).unwrap()).unwrap()]);
+        bucket.lock().objects.insert(format!("{name}/{size:020}.note"), note.unwrap().to_string().into_bytes());
+    }
+    signing.call(&gatepost, 2).await;
+    raised(&gatepost, "evidence_fork").await;
+    signing.setup.wait_for_log("records that this log does not have");
+    signing.stop(gatepost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn witness_with_a_new_key_still_tells_what_the_log_signed() {
+    let (mut signing, gateway) = (Signing::new().await, Uuid::from_u128(0x87));
+    let mut witnessing = Witnessing::of(&mut signing, gateway);
+    witnessing.start().await;
+    signing.session().await;
+    signing.all_witnessed().await;
+    // Its operator gives out another key, and what it has is signed with the old one.
+    let (key, _) = SigningKey::generate("w.example", SignatureType::CosignatureEd25519).unwrap();
+    let witnesses = signing.setup.settings["evidence.witnesses"].clone();
+    let (before, after) = witnesses.split_once("key = \"").unwrap();
+    let after = after.split_once('"').unwrap().1;
+    signing.setup.set_toml("evidence.witnesses", &format!("{before}key = \"{}\"{after}", key.verifier()));
+    let gatepost = signing.setup.start();
+    signing.call(&gatepost, 2).await;
+    signing.all_signed().await;
+    // Its signatures do not count before it signs with the new key.
+    signing.setup.wait_for_log("a checkpoint was not confirmed");
+    signing.stop(gatepost);
 }
 
 #[tokio::test(flavor = "multi_thread")]

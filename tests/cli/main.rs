@@ -19,6 +19,7 @@ mod common {
     pub mod postgres;
     pub mod process;
     pub mod python;
+    pub mod s3;
     pub mod stdio_client;
     pub mod tsa;
     pub mod verifier;

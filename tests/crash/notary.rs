@@ -22,7 +22,7 @@ use gatepost::evidence::key::{SignatureType, SigningKey};
 use gatepost::evidence::note::Note;
 use gatepost::evidence::tree::{Edge, TreeHead};
 use gatepost::notary::{
-    Anchor, AnchorClient, AnchorError, History, Largest, Notary, Settings, Signed, Signer, Status, log_name,
+    Anchor, AnchorClient, AnchorError, History, Largest, Memory, Notary, Settings, Signed, Signer, Status, log_name,
 };
 use gatepost::witness::Witness;
 use gatepost::witness::client::{ClientError, Prover as _};
@@ -112,8 +112,7 @@ impl Outside {
         let settings = Settings {
             gateway_id: GATEWAY,
             signer: Signer::new(ORIGIN, vec![self.0.secret.clone().into()]),
-            fs,
-            dir: dir.to_owned(),
+            memory: Memory::read(fs, dir),
             interval: Duration::from_mins(1),
             anchor_max_age: Duration::from_hours(1),
             gate: None,

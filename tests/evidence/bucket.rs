@@ -1,77 +1,21 @@
 //! A bucket as an anchor, against a server that behaves as S3 does, or does not.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
 use gatepost::evidence::key::SigningKey;
 use gatepost::notary::{AnchorClient as _, BucketAnchor, BucketSettings, Largest};
-use parking_lot::Mutex;
 
-use crate::client::serve;
 use crate::common::made_log::{Log, ORIGIN};
+use crate::common::s3::{KEY_ID, REGION, SECRET, SharedBucket, serve_bucket};
 
-/// A bucket: its objects by key, and its habits.
-#[derive(Default)]
-struct Bucket {
-    objects: BTreeMap<String, Vec<u8>>,
-    /// The value of the lock's mode, if objects are locked.
-    lock: Option<&'static str>,
-    requests: usize,
-    status: Option<u16>,
-}
-
-type Shared = Arc<Mutex<Bucket>>;
-
-async fn answer(State(bucket): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let mut bucket = bucket.lock();
-    bucket.requests += 1;
-    let authorization = headers["authorization"].to_str().unwrap();
-    assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=key-id/"), "{authorization}");
-    if let Some(status) = bucket.status {
-        return (StatusCode::from_u16(status).unwrap(), "<Code>AccessDenied</Code>").into_response();
-    }
-    let key = uri.path().strip_prefix("/checkpoints/").unwrap().to_owned();
-    if method == Method::PUT {
-        assert!(headers["if-none-match"] == "*" && headers.contains_key("x-amz-checksum-sha256"));
-        if bucket.objects.contains_key(&key) {
-            return StatusCode::PRECONDITION_FAILED.into_response();
-        }
-        bucket.objects.insert(key, body.to_vec());
-        return StatusCode::OK.into_response();
-    }
-    if key.is_empty() {
-        let url = url::Url::parse(&format!("http://x{uri}")).unwrap();
-        let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
-        let after = &query["start-after"];
-        let mut found = bucket.objects.keys().filter(|key| *key > after && key.starts_with(&query["prefix"]));
-        let found = found.next().map_or_else(String::new, |key| format!("<Contents><Key>{key}</Key></Contents>"));
-        return format!("<?xml version=\"1.0\"?><ListBucketResult>{found}</ListBucketResult>").into_response();
-    }
-    let Some(object) = bucket.objects.get(&key) else { return StatusCode::NOT_FOUND.into_response() };
-    let mut response = object.clone().into_response();
-    if let Some(mode) = bucket.lock {
-        response.headers_mut().insert("x-amz-object-lock-mode", mode.parse().unwrap());
-        let until = "2126-01-01T00:00:00.000Z".parse().unwrap();
-        response.headers_mut().insert("x-amz-object-lock-retain-until-date", until);
-    }
-    response
-}
-
-async fn bucket(log: &Log, needs_lock: bool) -> (Shared, BucketAnchor) {
-    let bucket = Shared::default();
-    bucket.lock().lock = Some("COMPLIANCE");
-    let url = serve(Router::new().fallback(answer).with_state(Arc::clone(&bucket))).await;
+async fn bucket(log: &Log, needs_lock: bool) -> (SharedBucket, BucketAnchor) {
+    let (bucket, url) = serve_bucket().await;
     let settings = BucketSettings {
-        url: format!("{url}/checkpoints/"),
-        region: "eu-central-1".to_owned(),
-        key_id: "key-id".to_owned(),
-        secret: "hunter2".to_owned().into(),
+        url,
+        region: REGION.to_owned(),
+        key_id: KEY_ID.to_owned(),
+        secret: SECRET.to_owned().into(),
         interval: Duration::ZERO,
         needs_lock,
         verifiers: vec![log.key.verifier().clone()],
@@ -118,7 +62,7 @@ async fn what_a_bucket_should_not_answer_has_its_own_error() {
     bucket.lock().objects.insert(key(12), forked.note(12).to_string().into_bytes());
     let error = keep(12).await;
     assert!(error.contains("it has a tree of 12 records that this log does not have"), "{error}");
-    assert!(!format!("{anchor:?} {error}").contains("hunter2"));
+    assert!(!format!("{anchor:?} {error}").contains(SECRET));
 }
 
 #[tokio::test]

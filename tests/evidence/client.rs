@@ -65,13 +65,13 @@ fn now() -> u64 {
 async fn a_checkpoint_is_signed_from_whatever_size_the_witness_knows() {
     let log = Log::new();
     let (_dir, client) = real(&[log.key.verifier().clone()]).await;
-    assert!(client.last(ORIGIN).await.unwrap().is_none());
+    assert!(client.last(ORIGIN, &[]).await.unwrap().is_none());
     for (known, size, asked) in [(0, 5, &[0][..]), (5, 9, &[5]), (0, 20, &[0, 9]), (7, 33, &[7, 20]), (40, 33, &[33])] {
         let (cosigned, proven) = submit(&client, &log, known, size).await;
         let cosigned = cosigned.unwrap();
         assert!(cosigned.time.seconds().abs_diff(now()) < 60 && cosigned.signatures.len() == 1);
         assert_eq!(proven, asked, "from {known} to {size}");
-        let (note, checkpoint) = client.last(ORIGIN).await.unwrap().unwrap();
+        let (note, checkpoint) = client.last(ORIGIN, &[]).await.unwrap().unwrap();
         assert_eq!((note.text(), checkpoint.size()), (log.note(size).text(), size));
     }
 }

@@ -6,6 +6,7 @@ mod common {
     pub mod command;
     pub mod made_log;
     pub mod python;
+    pub mod s3;
     pub mod tsa;
 }
 

@@ -135,9 +135,10 @@ impl Log {
             }
         }
         let name = signer.log_name(self.registrar, EPOCH);
+        let verifiers = signer.verifiers(&name).context("evidence")?;
         let mut errors = Vec::new();
         for (witness, client) in witnesses {
-            match client.last(&name).await {
+            match client.last(&name, &verifiers).await {
                 Ok(Some((_, checkpoint))) => self.check(witness, checkpoint.head())?,
                 Ok(None) => {}
                 Err(error) => errors.push(format!("{witness}: {error}")),
