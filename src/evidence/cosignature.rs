@@ -21,6 +21,9 @@ const TIME_MAX: u64 = i64::MAX as u64;
 /// The length of the time in a cosignature. *Spec*: C2SP tlog-cosignature, `u64`.
 const TIME_BYTES: usize = 8;
 
+/// The length of an Ed25519 signature. *Spec*: RFC 8032.
+const ED25519_BYTES: usize = 64;
+
 /// Seconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(u64);
@@ -95,6 +98,13 @@ pub fn signed_elsewhere(key: &VerifierKey, text: &str, bytes: &[u8]) -> Option<S
 pub fn stated_time(signature: &Signature) -> Option<UnixTime> {
     let seconds = signature.bytes().first_chunk::<TIME_BYTES>()?;
     UnixTime::from_seconds(u64::from_be_bytes(*seconds)).ok()
+}
+
+/// True if the signature has the length of a cosignature by Ed25519, and not that of one by ML-DSA-44. Only its key
+/// tells which it is.
+#[must_use]
+pub fn has_ed25519_length(signature: &Signature) -> bool {
+    signature.bytes().len() == TIME_BYTES + ED25519_BYTES
 }
 
 /// A signature does not match.

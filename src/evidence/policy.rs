@@ -240,6 +240,16 @@ impl Policy {
         Ok(Checked { checkpoint, log_keys, witnesses, quorum_is_met })
     }
 
+    /// True if this policy accepts the checkpoint also if only keys that `counts` selects are counted.
+    pub fn accepts_with(&self, checked: &Checked<'_>, counts: impl Fn(&VerifierKey) -> bool) -> bool {
+        let time = |witness: &Party| {
+            let by = checked.witnesses.iter().find(|by| by.witness == witness)?;
+            counts(&witness.key).then_some(by.time)
+        };
+        let times: Vec<_> = self.witnesses.iter().map(time).collect();
+        checked.log_keys.iter().any(|key| counts(key)) && self.is_met(&times)
+    }
+
     fn is_met(&self, times: &[Option<UnixTime>]) -> bool {
         let mut groups: Vec<bool> = Vec::new();
         let counts = |member: &Member, groups: &[bool]| match *member {

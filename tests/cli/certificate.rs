@@ -19,15 +19,15 @@ use crate::run::run;
 use crate::trials::tamper::{Tamper, altered};
 
 /// A gateway with a witness, and the policy of those who need both.
-struct Certifying {
-    signing: Signing,
-    witnessing: Witnessing,
+pub struct Certifying {
+    pub signing: Signing,
+    pub witnessing: Witnessing,
     gatepost: Option<Gatepost>,
-    policy: String,
+    pub policy: String,
 }
 
 impl Certifying {
-    async fn start(gateway: u128) -> Self {
+    pub async fn start(gateway: u128) -> Self {
         let mut signing = Signing::new().await;
         let mut witnessing = Witnessing::of(&mut signing, Uuid::from_u128(gateway));
         witnessing.start().await;
@@ -38,7 +38,7 @@ impl Certifying {
     }
 
     /// Calls by a person, with a text that names the person. When it returns, they are in the database.
-    async fn calls(&self, subject: &str, count: usize) {
+    pub async fn calls(&self, subject: &str, count: usize) {
         let token = token_with(&json!({ "sub": subject, "role": "admin" }));
         let url = format!("{}/mcp/example", self.gatepost.as_ref().unwrap().url());
         let client = Client::connect(&url, Era::Modern, Some(&token)).await;
@@ -59,7 +59,7 @@ impl Certifying {
     }
 
     /// The time, when a witness has signed all records that there are.
-    async fn witnessed_now(&self) -> String {
+    pub async fn witnessed_now(&self) -> String {
         self.signing.all_witnessed().await;
         self.now().await
     }
@@ -70,7 +70,7 @@ impl Certifying {
     }
 
     /// Waits until a witness has signed after `time`. Its times are whole seconds.
-    async fn witnessed_after(&self, time: &str) {
+    pub async fn witnessed_after(&self, time: &str) {
         let sql = "SELECT EXISTS (SELECT FROM audit_anchor WHERE last_at > $1::text::timestamptz + interval '2 s')";
         until_async("a witness signed later", SOON, async || {
             sqlx::query_scalar(sql).bind(time).fetch_one(&self.signing.pool).await.unwrap_or(false)
@@ -78,7 +78,7 @@ impl Certifying {
         .await;
     }
 
-    fn certify(&self, since: &str, until: &str, more: &[&str]) -> (Option<i32>, String, Option<String>) {
+    pub fn certify(&self, since: &str, until: &str, more: &[&str]) -> (Option<i32>, String, Option<String>) {
         let path = self.signing.setup.dir().join("certificate");
         fs::remove_file(&path).ok();
         let file = path.display().to_string();
@@ -88,7 +88,7 @@ impl Certifying {
     }
 
     /// A certificate that the verifier accepts, and what that says.
-    fn proven(&self, since: &str, until: &str, more: &[&str]) -> (String, String) {
+    pub fn proven(&self, since: &str, until: &str, more: &[&str]) -> (String, String) {
         let (code, said, certificate) = self.certify(since, until, more);
         assert_eq!(code, Some(0), "{said}");
         let certificate = certificate.unwrap();
@@ -101,11 +101,11 @@ impl Certifying {
         verify(self.signing.setup.dir(), &self.policy, certificate)
     }
 
-    async fn sql(&self, sql: &str) {
+    pub async fn sql(&self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.signing.pool).await.unwrap();
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.signing.stop(self.gatepost.take().unwrap());
     }
 }
@@ -263,7 +263,13 @@ async fn a_certificate_says_no_more_than_the_database_and_the_witnesses_give() {
     let key = SigningKey::generate("witness.example/w2", SignatureType::CosignatureEd25519).unwrap().0;
     fs::write(&policy, it.policy.replacen("quorum w1", &format!("witness w2 {}\nquorum w2", key.verifier()), 1))
         .unwrap();
-    refused(&since, &until, &["--policy", policy.to_str().unwrap()], 1, "no witness has signed a checkpoint since");
+    refused(
+        &since,
+        &until,
+        &["--policy", policy.to_str().unwrap()],
+        1,
+        "of the policy's witnesses, and they do not suffice",
+    );
     fs::write(&policy, &it.policy).unwrap();
     it.proven(&since, &until, &["--policy", policy.to_str().unwrap()]);
     let later = "2999-01-01T00:00:00Z";
@@ -276,6 +282,9 @@ async fn a_certificate_says_no_more_than_the_database_and_the_witnesses_give() {
     );
     refused(&until, &since, &[], 2, "--since must be before --until");
     refused(&since, &until, &["--subject", "alice", "--tool", "echo"], 2, "give no other option");
+    let long = "a".repeat(1025);
+    refused(&since, &until, &["--subject", &long], 2, "the limit is 1024 bytes");
+    it.proven(&since, &until, &["--subject", &long[1..]]);
     refused(&since, &until, &["--gateway", &Uuid::from_u128(5).to_string()], 1, "has signed no checkpoints");
     // A log that ended within the range.
     let logs = |log: u32| {

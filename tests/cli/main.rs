@@ -32,6 +32,7 @@ mod audit_read;
 mod audit_retire;
 mod audit_verify;
 mod certificate;
+mod certificate_search;
 mod config;
 mod config_check;
 mod connect;

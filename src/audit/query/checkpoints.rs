@@ -1,5 +1,7 @@
 //! Checkpoints of logs and the hashes between them, from one snapshot of the database.
 
+use std::collections::BTreeMap;
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -23,8 +25,9 @@ const COVERING: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log <=
 const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2 AND (c.epoch, c.seq) < ($3, $4)
     ORDER BY c.size DESC LIMIT 1";
 
-const ANCHORS: &str = "SELECT anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
-    WHERE gateway_id = $1 AND log = $2 AND size = $3 ORDER BY anchor";
+/// The confirmations of the checkpoints of these logs and sizes.
+const ANCHORS: &str = "SELECT log, size, anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
+    WHERE gateway_id = $1 AND (log, size) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[])) ORDER BY anchor";
 
 /// The number of records after one place and before another one, also of retired ones that are still needed.
 const BETWEEN: &str = "SELECT
@@ -101,18 +104,21 @@ pub async fn stored_logs(connection: &mut Connection) -> Result<Vec<StoredLog>, 
     rows.iter().map(log).collect()
 }
 
-/// Checkpoints that a witness had signed at a time, the newest first.
+/// Checkpoints that a witness had signed at a time, the newest first, after that of the log `$5` and the size `$6`.
 const WITNESSED_BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND ($2::bigint IS NULL OR c.log = $2)
+    AND ($5::bigint IS NULL OR (c.log, c.size) < ($5, $6))
     AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size
         AND a.kind = 'witness' AND a.first_at <= $3) ORDER BY c.log DESC, c.size DESC LIMIT $4";
 
-/// Checkpoints that a witness signed since a time, the oldest first.
+/// Checkpoints that a witness signed since a time, the oldest first, after that of the log `$5` and the size `$6`.
 const WITNESSED_AFTER: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND ($2::bigint IS NULL OR c.log = $2)
+    AND ($5::bigint IS NULL OR (c.log, c.size) > ($5, $6))
     AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size
         AND a.kind = 'witness' AND a.last_at >= $3) ORDER BY c.log, c.size LIMIT $4";
 
-/// Most checkpoints among which one is looked for. *Derived*: a checkpoint each 10 s for twice [`CLOCKS_DIFFER`].
-const CANDIDATES_MAX: i64 = 120;
+/// Checkpoints of one read among which one is looked for. *Derived*: a checkpoint each 10 s for twice
+/// [`CLOCKS_DIFFER`], so that the first page suffices if no checkpoint is refused.
+const CANDIDATES: i64 = 120;
 
 /// The difference of the clocks of witnesses and the database, in microseconds. *Chosen*: a gateway takes no signature
 /// whose time is more than 5 min away from its own clock.
@@ -192,10 +198,11 @@ impl<'c> LogReading<'c> {
         let sql = self.reading.sql(&format!("SELECT {COLUMNS} {COVERING}"));
         let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(place.0.0)).bind(bigint(place.1.0)).bind(kind);
         let row = query.fetch_optional(&mut *self.reading.transaction).await?;
-        self.with_anchors(row).await
+        Ok(self.with_anchors(row).await?.pop())
     }
 
-    /// The checkpoints that witnesses signed around `time` or on that side of it, the nearest first, of one log or all.
+    /// A page of the checkpoints that witnesses signed around a time or on that side of it, the nearest first, of one
+    /// log or all; `after` is the log and size of the last one of the page before. An empty page is the end.
     /// The times are those of the database's clock: the signatures have their own.
     ///
     /// # Errors
@@ -203,8 +210,8 @@ impl<'c> LogReading<'c> {
     pub async fn witnessed(
         &mut self,
         log: Option<Epoch>,
-        side: Side,
-        time: Timestamp,
+        (side, time): (Side, Timestamp),
+        after: Option<(Epoch, u64)>,
     ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
         let (which, slack) = match side {
             Side::Before => (WITNESSED_BEFORE, CLOCKS_DIFFER),
@@ -213,12 +220,10 @@ impl<'c> LogReading<'c> {
         let limit = Timestamp::from_micros(time.micros().saturating_add(slack)).to_datetime();
         let sql = self.reading.sql(&format!("SELECT {COLUMNS} {which}"));
         let query = sql::query(sql).bind(self.gateway_id.0).bind(log.map(|log| bigint(log.0)));
-        let rows = query.bind(limit).bind(CANDIDATES_MAX).fetch_all(&mut *self.reading.transaction).await?;
-        let mut found = Vec::new();
-        for row in rows {
-            found.extend(self.with_anchors(Some(row)).await?);
-        }
-        Ok(found)
+        let query = query.bind(limit).bind(CANDIDATES);
+        let query = query.bind(after.map(|(log, _)| bigint(log.0))).bind(after.map(|(_, size)| bigint(size)));
+        let rows = query.fetch_all(&mut *self.reading.transaction).await?;
+        self.with_anchors(rows).await
     }
 
     /// The first epochs of the logs of which there are checkpoints.
@@ -243,11 +248,7 @@ impl<'c> LogReading<'c> {
         let sql = self.reading.sql(&format!("SELECT {COLUMNS} {PAGE}"));
         let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0)).bind(bigint(size)).bind(limit);
         let rows = query.fetch_all(&mut *self.reading.transaction).await?;
-        let mut found = Vec::new();
-        for row in rows {
-            found.extend(self.with_anchors(Some(row)).await?);
-        }
-        Ok(found)
+        self.with_anchors(rows).await
     }
 
     /// The places and hashes of at most `limit` records after a place.
@@ -278,7 +279,7 @@ impl<'c> LogReading<'c> {
         let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0));
         let query = query.bind(bigint(place.0.0)).bind(bigint(place.1.0));
         let row = query.fetch_optional(&mut *self.reading.transaction).await?;
-        self.with_anchors(row).await
+        Ok(self.with_anchors(row).await?.pop())
     }
 
     /// The largest checkpoint of the log.
@@ -351,21 +352,28 @@ impl<'c> LogReading<'c> {
         self.reading.end().await
     }
 
-    async fn with_anchors(&mut self, row: Option<PgRow>) -> Result<Option<StoredCheckpoint>, sqlx::Error> {
-        let Some(row) = row else { return Ok(None) };
-        let mut checkpoint = checkpoint(&row)?;
+    /// The checkpoints of these rows, with their confirmations: one query for all.
+    async fn with_anchors(
+        &mut self,
+        rows: impl IntoIterator<Item = PgRow>,
+    ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
+        let mut found = rows.into_iter().map(|row| checkpoint(&row)).collect::<Result<Vec<_>, _>>()?;
+        let (logs, sizes): (Vec<_>, Vec<_>) = found.iter().map(|at| (bigint(at.log.0), bigint(at.head.size))).unzip();
         let sql = self.reading.sql(ANCHORS);
-        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(checkpoint.log.0));
-        let query = query.bind(bigint(checkpoint.head.size));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(logs).bind(sizes);
+        let mut anchors: BTreeMap<(i64, i64), Vec<StoredAnchor>> = BTreeMap::new();
         for row in query.fetch_all(&mut *self.reading.transaction).await? {
-            checkpoint.anchors.push(StoredAnchor {
-                name: row.try_get(0)?,
-                kind: row.try_get(1)?,
-                first: (row.try_get(2)?, timestamp(&row, 3)?),
-                last: (row.try_get(4)?, timestamp(&row, 5)?),
+            anchors.entry((row.try_get(0)?, row.try_get(1)?)).or_default().push(StoredAnchor {
+                name: row.try_get(2)?,
+                kind: row.try_get(3)?,
+                first: (row.try_get(4)?, timestamp(&row, 5)?),
+                last: (row.try_get(6)?, timestamp(&row, 7)?),
             });
         }
-        Ok(Some(checkpoint))
+        for at in &mut found {
+            at.anchors = anchors.remove(&(bigint(at.log.0), bigint(at.head.size))).unwrap_or_default();
+        }
+        Ok(found)
     }
 }
 

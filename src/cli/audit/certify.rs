@@ -27,7 +27,8 @@ use crate::cli::witness::read_policy;
 use crate::config::Config;
 use crate::counts::plural;
 use crate::evidence::checkpoint::Checkpoint;
-use crate::evidence::cosignature::UnixTime;
+use crate::evidence::cosignature::{UnixTime, has_ed25519_length};
+use crate::evidence::key::{SignatureType, VerifierKey};
 use crate::evidence::note::Note;
 use crate::evidence::policy::Policy;
 use crate::evidence::tree::Edge;
@@ -176,14 +177,29 @@ struct Find<'a> {
     policy: Option<&'a Policy>,
 }
 
+/// The checkpoints that a search looked at and cannot use, whatever their times.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u64,
+    /// The reason for the nearest one.
+    nearest: Option<anyhow::Error>,
+}
+
 impl Find<'_> {
     async fn range(self, connection: &mut Connection) -> anyhow::Result<Range> {
         let error = |error| failed("read the checkpoints", error);
         let mut log = LogReading::begin(connection, self.gateway).await.map_err(error)?;
-        let after = log.witnessed(self.log, Side::After, self.until).await.map_err(error)?;
-        let Some(to) = self.nearest(after, Side::After)? else {
-            let last = log.witnessed(self.log, Side::Before, self.until).await.map_err(error)?;
-            let last = self.nearest(last, Side::Before)?;
+        let mut refused = Refused::default();
+        let Some(to) = self.nearest(&mut log, self.log, (Side::After, self.until), &mut refused).await? else {
+            if let Some(nearest) = refused.nearest {
+                bail!(
+                    "none of the checkpoints that witnesses signed since {} can be used: {} looked at; the nearest one: \
+                     {nearest:#}",
+                    self.until,
+                    plural(refused.count, "checkpoint")
+                );
+            }
+            let last = self.nearest(&mut log, self.log, (Side::Before, self.until), &mut refused).await?;
             let when = last.map_or_else(|| "none before it either".to_owned(), |last| format!("the last one {last}"));
             bail!(
                 "no witness has signed a checkpoint since {}, only {when}: end the range earlier, or wait for a witness",
@@ -191,16 +207,20 @@ impl Find<'_> {
             );
         };
         let name = to.checkpoint.log;
-        let before = log.witnessed(Some(name), Side::Before, self.since).await.map_err(error)?;
-        let from = self.nearest(before, Side::Before)?;
+        let from = self.nearest(&mut log, Some(name), (Side::Before, self.since), &mut refused).await?;
         let older = log.logs().await.map_err(error)?;
         if from.is_none()
             && self.log.is_none()
             && let Some(older) = older.into_iter().rfind(|older| *older < name)
         {
+            let last = self.nearest(&mut log, Some(older), (Side::Before, self.until), &mut refused).await?;
+            let first = match last {
+                Some(last) => format!("the first one with --log {older} and --until not after what was signed {last}"),
+                None => "and nothing can be certified of the first one, since no witness has signed it".to_owned(),
+            };
             bail!(
                 "the log that began with epoch {older} ended, and one that begins with epoch {name} continues: certify each \
-                 by itself, with --log {older} and --log {name}, and the first one until its last witness signed",
+                 by itself, the second one with --log {name}, {first}",
             );
         }
         log.end().await.map_err(error)?;
@@ -210,32 +230,69 @@ impl Find<'_> {
         Ok(Range { from, to })
     }
 
-    /// The first of these checkpoints whose witnesses suffice, with the signatures on this side of the range.
-    fn nearest(&self, candidates: Vec<StoredCheckpoint>, side: Side) -> anyhow::Result<Option<Witnessed>> {
-        for checkpoint in candidates {
-            let micros = |time: UnixTime| i64::try_from(time.seconds().saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-            let (note, times) = signed_note(&checkpoint, |time| match side {
-                Side::Before => micros(time) <= self.since.micros(),
-                Side::After => micros(time) >= self.until.micros(),
-            })?;
-            // A checkpoint from before the end would lack what was recorded until a witness signed it, unless the
-            // gateway published it again: then nothing was recorded.
-            let is_new = || {
-                let times = checkpoint.anchors.iter().map(|anchor| anchor.first.1);
-                checkpoint.stored_at >= self.until || times.min().is_some_and(|first| first < self.until)
-            };
-            if times.is_empty() || side == Side::After && !is_new() {
-                continue;
-            }
-            if let Some(policy) = self.policy {
-                let checked = policy.check(&note).context("the policy does not accept the log's checkpoints")?;
-                if !checked.quorum_is_met || checked.witnesses.is_empty() {
-                    continue;
+    /// The nearest checkpoint on this side of a time that can be used, page after page until there is one or none is
+    /// left.
+    async fn nearest(
+        &self,
+        reading: &mut LogReading<'_>,
+        log: Option<Epoch>,
+        of: (Side, Timestamp),
+        refused: &mut Refused,
+    ) -> anyhow::Result<Option<Witnessed>> {
+        let mut after = None;
+        loop {
+            let page = reading.witnessed(log, of, after).await;
+            let page = page.map_err(|error| failed("read the checkpoints", error))?;
+            let Some(last) = page.last() else { return Ok(None) };
+            after = Some((last.log, last.head.size));
+            for checkpoint in page {
+                match self.signed(checkpoint, of) {
+                    Ok(Some(found)) => return Ok(Some(found)),
+                    Ok(None) => {}
+                    Err(reason) => {
+                        refused.count += 1;
+                        refused.nearest.get_or_insert(reason);
+                    }
                 }
             }
-            return Ok(Some(Witnessed { checkpoint, note, times }));
         }
-        Ok(None)
+    }
+
+    /// The checkpoint with the signatures on this side of the time; `None` if there are none.
+    ///
+    /// # Errors
+    /// The policy does not accept it, the verifier would not, or it was changed.
+    fn signed(&self, checkpoint: StoredCheckpoint, (side, at): (Side, Timestamp)) -> anyhow::Result<Option<Witnessed>> {
+        let micros = |time: UnixTime| i64::try_from(time.seconds().saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        let (note, times) = signed_note(&checkpoint, |time| match side {
+            Side::Before => micros(time) <= at.micros(),
+            Side::After => micros(time) >= at.micros(),
+        })?;
+        // A checkpoint from before the end would lack what was recorded until a witness signed it, unless the
+        // gateway published it again: then nothing was recorded.
+        let is_new = || {
+            let times = checkpoint.anchors.iter().map(|anchor| anchor.first.1);
+            checkpoint.stored_at >= self.until || times.min().is_some_and(|first| first < self.until)
+        };
+        if times.is_empty() || side == Side::After && !is_new() {
+            return Ok(None);
+        }
+        // The verifier of certificates counts no signature by ML-DSA-44.
+        let only_ml_dsa =
+            "without signatures by ML-DSA-44, which verify/gatepost_verify.py does not count, too few signed it";
+        if let Some(policy) = self.policy {
+            let checked = policy.check(&note)?.confirmed()?;
+            let counts = |key: &VerifierKey| key.signature_type() != SignatureType::CosignatureMlDsa44;
+            if checked.witnesses.is_empty() {
+                bail!("no witness of the policy signed it");
+            }
+            if !policy.accepts_with(&checked, counts) || !checked.witnesses.iter().any(|by| counts(&by.witness.key)) {
+                bail!(only_ml_dsa);
+            }
+        } else if !note.signatures().iter().any(has_ed25519_length) {
+            bail!(only_ml_dsa);
+        }
+        Ok(Some(Witnessed { checkpoint, note, times }))
     }
 }
 
@@ -331,8 +388,9 @@ async fn write(
     let (found, wanted) = (edge.size() - range.first(), range.records());
     if found != wanted {
         bail!(
-            "the database has {} of the range, and the log {wanted}: records were retired or removed, or rows were added, so \
-             that nothing can be proved; see gatepost audit verify",
+            "the database has {} of the range, and the log {wanted}: records were removed, or rows were added, so that \
+             nothing can be proved (see gatepost audit verify); or records were retired, over which no certificate can be \
+             made: begin the range after them",
             plural(found, "record")
         );
     }

@@ -1,0 +1,154 @@
+//! The choice of the two checkpoints of a certificate, among some that cannot be used.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gatepost::evidence::checkpoint::Checkpoint;
+use gatepost::evidence::cosignature::{UnixTime, sign};
+use gatepost::evidence::key::{SignatureType, SigningKey};
+use gatepost::evidence::note::Note;
+use gatepost::evidence::tree::Edge;
+use uuid::Uuid;
+
+use crate::certificate::Certifying;
+use crate::common::verifier::Parties;
+
+/// More than one page of a search. *Source*: `CANDIDATES` in src/audit/query/checkpoints.rs.
+const MORE_THAN_A_PAGE: u64 = 121;
+
+fn now() -> UnixTime {
+    UnixTime::from_seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+}
+
+/// A range, and the policy file that is given.
+struct Search {
+    it: Certifying,
+    since: String,
+    until: String,
+}
+
+impl Search {
+    /// A log with two witnessed checkpoints after the end of a range, of different sizes.
+    async fn of(gateway: u128) -> Self {
+        let mut it = Certifying::start(gateway).await;
+        it.calls("alice", 2).await;
+        let since = it.witnessed_now().await;
+        it.calls("alice", 2).await;
+        let until = it.witnessed_now().await;
+        it.witnessed_after(&until).await;
+        it.calls("alice", 1).await;
+        let later = it.witnessed_now().await;
+        it.witnessed_after(&later).await;
+        it.stop();
+        Self { it, since, until }
+    }
+
+    fn policy(&mut self, policy: &str) -> [String; 2] {
+        let path = self.it.signing.setup.dir().join("searched");
+        policy.clone_into(&mut self.it.policy);
+        fs::write(&path, policy).unwrap();
+        ["--policy".to_owned(), path.display().to_string()]
+    }
+
+    /// The size of the second checkpoint of the certificate, which the verifier accepts.
+    fn end(&self, more: &[&str]) -> u64 {
+        let (certificate, _) = self.it.proven(&self.since, &self.until, more);
+        let header: serde_json::Value = serde_json::from_str(certificate.lines().next().unwrap()).unwrap();
+        let note = Note::parse(header["to"].as_str().unwrap().as_bytes()).unwrap();
+        Checkpoint::parse(note.text()).unwrap().head().size
+    }
+
+    fn refused(&self, since: &str, more: &[&str], text: &str) {
+        let (code, said, certificate) = self.it.certify(since, &self.until, more);
+        assert!(code == Some(1) && said.contains(text) && certificate.is_none(), "{more:?}: {code:?} {said}");
+    }
+
+    async fn note(&self, size: u64) -> String {
+        let sql = "SELECT note FROM audit_checkpoint WHERE size = $1";
+        sqlx::query_scalar(sql).bind(size.cast_signed()).fetch_one(&self.it.signing.pool).await.unwrap()
+    }
+
+    async fn set_note(&self, size: u64, note: &str) {
+        let sql = "UPDATE audit_checkpoint SET note = $2 WHERE size = $1";
+        sqlx::query(sql).bind(size.cast_signed()).bind(note).execute(&self.it.signing.pool).await.unwrap();
+    }
+
+    /// Checkpoints of an older log that is named by epoch 1, which a foreign log and its witness signed now.
+    async fn foreign(&self, gateway: Uuid) {
+        let parties = Parties::new("example.com/foreign/log");
+        let mut edge = Edge::default();
+        for size in 1..=MORE_THAN_A_PAGE {
+            edge.push(&[1; 32], |_, _, _| {}).unwrap();
+            let note = parties.note(&edge, now().seconds());
+            let own = Note::new(note.text().to_owned(), note.signatures()[..1].to_vec()).unwrap().to_string();
+            let hashes: Vec<u8> = edge.hashes().iter().flat_map(|hash| hash.0).collect();
+            let sql = "INSERT INTO audit_checkpoint (gateway_id, log, size, epoch, seq, root, edge, note)
+                VALUES ($1, 1, $2, 1, $2, $3, $4, $5)";
+            let query = sqlx::query(sql).bind(gateway).bind(size.cast_signed()).bind(edge.root().0.to_vec());
+            query.bind(hashes).bind(own).execute(&self.it.signing.pool).await.unwrap();
+            let sql = "INSERT INTO audit_anchor (gateway_id, log, size, anchor, kind, first_proof, last_proof)
+                VALUES ($1, 1, $2, 'w1', 'witness', $3, $3)";
+            let line = format!("{}\n", note.signatures()[1]).into_bytes();
+            let query = sqlx::query(sql).bind(gateway).bind(size.cast_signed()).bind(line);
+            query.execute(&self.it.signing.pool).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_the_policy_refuses_does_not_end_the_search() {
+    let gateway = Uuid::from_u128(94);
+    let mut search = Search::of(94).await;
+    let policy = search.it.policy.clone();
+    let option = search.policy(&policy);
+    let option = option.each_ref().map(String::as_str);
+    let first = search.end(&option);
+    // Signed by a key that the policy does not have.
+    let note = search.note(first).await;
+    let text = Note::parse(note.as_bytes()).unwrap().text().to_owned();
+    let key = SigningKey::generate(search.it.witnessing.log.name(), SignatureType::Ed25519).unwrap().0;
+    let foreign = Note::new(text.clone(), vec![sign(&key, &text, now()).unwrap()]).unwrap();
+    search.set_note(first, &foreign.to_string()).await;
+    assert!(search.end(&option) > first);
+    search.set_note(first, &note).await;
+    assert_eq!(search.end(&option), first);
+    // More than a page of them, and those that fit after them.
+    search.it.sql("UPDATE audit_anchor SET log = 9; UPDATE audit_checkpoint SET log = 9").await;
+    search.foreign(gateway).await;
+    assert_eq!(search.end(&option), first);
+    let older = [&option[..], &["--log", "1"]].concat();
+    search.refused(
+        &search.since,
+        &older,
+        "can be used: 121 checkpoints looked at; the nearest one: the checkpoint is of the log example.com/foreign/log, \
+         which the policy does not name",
+    );
+    // An ended log of which nothing can be certified, and one that the policy does not know either.
+    let early = "2026-01-01T00:00:00Z";
+    search.refused(early, &option, "and nothing can be certified of the first one, since no witness has signed it");
+    search.it.sql("DELETE FROM audit_anchor WHERE log = 1").await;
+    search.refused(early, &[], "and nothing can be certified of the first one, since no witness has signed it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_chosen_that_the_verifier_can_count() {
+    let mut search = Search::of(95).await;
+    let [log, witness] = [0, 1].map(|line| search.it.policy.lines().nth(line).unwrap().to_owned());
+    let first = search.end(&[]);
+    let key = SigningKey::generate("witness.example/w2", SignatureType::CosignatureMlDsa44).unwrap().0;
+    let text = Note::parse(search.note(first).await.as_bytes()).unwrap().text().to_owned();
+    let line = format!("{}\n", sign(&key, &text, now()).unwrap()).into_bytes();
+    let sql = "UPDATE audit_anchor SET first_proof = $2, last_proof = $2 WHERE size = $1";
+    sqlx::query(sql).bind(first.cast_signed()).bind(line).execute(&search.it.signing.pool).await.unwrap();
+    assert!(search.end(&[]) > first, "without a policy");
+    let both = format!("{log}\n{witness}\nwitness w2 {}\ngroup g any w1 w2\n", key.verifier());
+    for (quorum, is_chosen) in [("g", true), ("none", true), ("w2", false)] {
+        let option = search.policy(&format!("{both}quorum {quorum}\n"));
+        let option = option.each_ref().map(String::as_str);
+        if is_chosen {
+            assert!(search.end(&option) > first, "{quorum}");
+        } else {
+            search.refused(&search.since, &option, "without signatures by ML-DSA-44");
+        }
+    }
+}
