@@ -148,7 +148,8 @@ impl Memory {
     /// # Errors
     /// A sentence that says what contradicts what.
     pub fn check(&self, tree: &Tree, elsewhere: Option<(&str, TreeHead)>) -> Result<(), String> {
-        if let Some((_, text)) = self.contradiction.as_ref().filter(|(log, _)| *log == tree.log) {
+        // A newer log that has ended does not let an older one continue.
+        if let Some((_, text)) = self.contradiction.as_ref().filter(|(log, _)| *log >= tree.log) {
             return Err(text.clone());
         }
         if let Some(later) = self.last.as_ref().filter(|last| last.log > tree.log) {
@@ -197,13 +198,15 @@ impl Memory {
         Ok(())
     }
 
-    /// Remembers that something contradicts what was signed. Nothing is signed of this log any more, also after a
-    /// restart.
+    /// Remembers that something contradicts what was signed. Nothing is signed of this log and of older ones any more,
+    /// also after a restart. One contradiction suffices: the first of the newest log.
     ///
     /// # Errors
     /// [`MemoryError::Io`]: it is remembered in this process only.
     pub fn remember_contradiction(&mut self, log: Epoch, text: &str) -> Result<(), MemoryError> {
-        self.contradiction = Some((log, text.to_owned()));
+        if self.contradiction.as_ref().is_none_or(|(of, _)| *of < log) {
+            self.contradiction = Some((log, text.to_owned()));
+        }
         self.store(self.last.as_ref(), self.contradiction.as_ref())
     }
 

@@ -37,8 +37,8 @@ const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most contradictions that wait for the notary. *Derived*: one of each anchor, of which a gateway has a few.
 const CONTRADICTIONS_MAX: usize = 16;
 
-/// The longest wait for what the anchors have at the start. *Chosen*: a bucket is asked some dozen times. Then it is
-/// tried again.
+/// The longest wait for the checkpoint that an anchor has at the start. *Chosen*: a bucket is asked some dozen times.
+/// An anchor that takes longer is a silent one.
 const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The time after a look for which calls may begin, if they must not continue without evidence. *Derived*: longer than
@@ -238,12 +238,7 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
             if let Some(database) = &mut self.database {
                 compare(memory, tree, database).await?;
             }
-            let compared = compare_with_anchors(memory, tree, &self.anchors, &name);
-            tokio::time::timeout(COMPARE_TIMEOUT, compared).await.map_err(|_| {
-                Refusal::Fault(format!(
-                    "nothing is signed before an anchor told which checkpoint it has: none did in {COMPARE_TIMEOUT:?}"
-                ))
-            })??;
+            compare_with_anchors(memory, tree, &self.anchors, &name).await?;
             self.compared = Some(tree.log);
             self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
         }
@@ -303,23 +298,27 @@ async fn compare(memory: &Memory, tree: &Tree, database: &mut Database<impl Chec
 }
 
 /// Compares with what the anchors have of the log of `tree`, which is called `name`. All are asked at once. One that
-/// has a checkpoint of the log must answer; that another one has none says nothing, unless all of them say so.
+/// has a checkpoint of the log must answer; that another one has none says nothing, unless all of them say so. An older
+/// one than the last that was signed suffices: after a crash no anchor may have the last one.
 async fn compare_with_anchors<A: AnchorClient, S>(
     memory: &Memory,
     tree: &Tree,
     anchors: &[Anchor<A, S>],
     name: &str,
 ) -> Result<(), Refusal> {
-    let answers = join_all(anchors.iter().map(|anchor| anchor.client.largest(name))).await;
+    // Each has its own limit: one that never answers does not keep the answers of the others back.
+    let answers = anchors.iter().map(|anchor| tokio::time::timeout(COMPARE_TIMEOUT, anchor.client.largest(name)));
+    let answers = join_all(answers).await;
     let (mut is_known, mut errors) = (false, Vec::new());
     for (Anchor { name: anchor, .. }, answer) in anchors.iter().zip(answers) {
         match answer {
-            Ok(Largest::Unknown | Largest::Nothing) => {}
-            Ok(Largest::Checkpoint(head)) => {
+            Ok(Ok(Largest::Unknown | Largest::Nothing)) => {}
+            Ok(Ok(Largest::Checkpoint(head))) => {
                 memory.check(tree, Some((anchor, head))).map_err(Refusal::Contradiction)?;
                 is_known = true;
             }
-            Err(error) => errors.push(format!("{anchor}: {error}")),
+            Ok(Err(error)) => errors.push(format!("{anchor}: {error}")),
+            Err(_) => errors.push(format!("{anchor}: no answer in {COMPARE_TIMEOUT:?}")),
         }
     }
     if is_known || errors.is_empty() {

@@ -398,6 +398,21 @@ async fn a_new_log_begins_without_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_contradiction_of_a_new_log_does_not_let_the_old_one_continue() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    Running::start(dir.path(), &store, tree(LOG, 5, 0)).end().await;
+    let ended = contradiction(dir.path(), &store, tree(LOG, 4, 0)).await;
+    // Of the new log nothing is signed before it ends.
+    let unknown = TreeHead { size: 2, root: tree(Epoch(3), 2, 1).root() };
+    store.0.lock().checkpoints.push((Epoch(3), unknown, String::new()));
+    let newer = contradiction(dir.path(), &store, tree(Epoch(3), 4, 0)).await;
+    assert!(newer.contains("log 3") && newer != ended, "{newer}");
+    // The outbox is one from before, and fits to what was signed; and the newer contradiction is not forgotten then.
+    assert_eq!(contradiction(dir.path(), &store, tree(LOG, 9, 0)).await, newer);
+    assert_eq!(contradiction(dir.path(), &Store::default(), tree(Epoch(3), 4, 0)).await, newer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_memory_that_cannot_be_read_or_written_signs_nothing() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
     Running::start(dir.path(), &store, tree(LOG, 5, 0)).end().await;
@@ -484,6 +499,46 @@ async fn calls_begin_only_while_there_is_evidence_if_they_must_not_continue_with
     let running = Running::start(dir.path(), &store, tree(LOG, 2, 0));
     let state = running.after(30).await;
     assert!(state.contradiction.is_some() && running.gate.is_closed());
+    running.end().await;
+}
+
+/// An anchor that never answers, or has this checkpoint.
+#[derive(Clone, Debug)]
+struct Hanging(Option<TreeHead>);
+
+impl AnchorClient for Hanging {
+    fn kind(&self) -> AnchorKind {
+        AnchorKind::S3
+    }
+
+    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
+        match self.0 {
+            Some(head) => Ok(Largest::Checkpoint(head)),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
+        Err(no_answer())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_anchor_that_never_answers_does_not_keep_back_the_answer_of_another_one() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    Running::start(dir.path(), &store, tree(LOG, 9, 0)).end().await;
+    let start = |size, anchors| {
+        let signer = Signer::new("example.com/gatepost", vec![secret()]);
+        Running::start_with(dir.path(), &store, tree(LOG, size, 0), signer, Audit::disabled(), anchors)
+    };
+    let running = start(20, vec![Hanging(None)]);
+    let state = running.after(90).await;
+    assert!(state.signed.is_none() && state.fault.unwrap().contains("w0: no answer in 60s"));
+    running.task.abort();
+    // After a crash it may have an older one than the last that was signed.
+    let older = TreeHead { size: 5, root: tree(LOG, 5, 0).root() };
+    let running = start(20, vec![Hanging(None), Hanging(Some(older))]);
+    assert_eq!(running.after(90).await.signed.unwrap().size, 20);
     running.end().await;
 }
 

@@ -11,7 +11,7 @@ use crate::evidence::cosignature::{UnixTime, stated_time};
 use crate::evidence::note::{Note, NoteError};
 use crate::evidence::proof::LogProof;
 use crate::evidence::signature::Signature;
-use crate::evidence::tree::{Hash, KnownNodes, TreeHead, prove};
+use crate::evidence::tree::{leaf_hash, prove, verify_inclusion};
 
 /// The signatures that a proof needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +21,6 @@ pub enum Signatures {
     /// That of the gateway suffices.
     Own,
 }
-
-/// The most records between two checkpoints of a proof that a gateway makes. *Chosen*: their hashes take about 20 MB,
-/// and a checkpoint is signed every 10 s, so that more records are only between those that retirement left, or after a
-/// long outage of the witnesses.
-pub const RECORDS_MAX: u64 = 1 << 18;
 
 /// A record cannot be proven.
 #[derive(Debug, thiserror::Error)]
@@ -50,20 +45,6 @@ pub enum ProofError {
         "records between the checkpoints around it are missing, so nothing can be proved: see gatepost audit verify"
     )]
     Missing,
-    /// More records are between the checkpoints than the limit.
-    #[error(
-        "the proof needs the hashes of {records} records, and this process reads at most {records_max}: make it with \
-         gatepost audit prove"
-    )]
-    TooMany {
-        /// The number of records between the checkpoints.
-        records: u64,
-        /// The limit.
-        records_max: u64,
-    },
-    /// The computation did not end.
-    #[error("the proof could not be computed")]
-    Computation(#[from] tokio::task::JoinError),
     /// Another record was changed.
     #[error("the records in the database do not give the signed root: one was changed; see gatepost audit verify")]
     OtherRoot,
@@ -85,7 +66,7 @@ pub enum ProofError {
 }
 
 /// The proof of `record`, and the checkpoint that it leads to: the first one that has these signatures. It reads the
-/// hashes of all records between two checkpoints, `records_max` at most.
+/// hashes of all records between two checkpoints, and keeps those that the proof needs.
 ///
 /// # Errors
 /// [`ProofError`].
@@ -93,7 +74,6 @@ pub async fn proof(
     connection: &mut Connection,
     record: &AuditRecord,
     signatures: Signatures,
-    records_max: Option<u64>,
 ) -> Result<(LogProof, StoredCheckpoint), ProofError> {
     let position = record.position;
     if !chain::hash_matches(&position, &record.entry) {
@@ -108,31 +88,20 @@ pub async fn proof(
         return Err(if is_signed { ProofError::Unwitnessed } else { ProofError::Unsigned });
     };
     let from = log.before(to.log, place).await.map_err(error)?;
-    let records = to.head.size.saturating_sub(from.as_ref().map_or(0, |from| from.head.size));
-    if let Some(records_max) = records_max.filter(|records_max| records > *records_max) {
-        return Err(ProofError::TooMany { records, records_max });
-    }
-    let nodes = match log.nodes(from.as_ref(), &to).await {
+    let nodes = log.nodes(from.as_ref(), &to, place).await;
+    let (index, mut nodes) = match nodes {
         Err(query::Error::RowNotFound) => return Err(ProofError::Missing),
         nodes => nodes.map_err(error)?,
     };
     log.end().await.map_err(error)?;
-    let (head, hash) = (to.head, position.hash.0);
-    // Hashing many records takes long, and in a gateway calls use this thread.
-    let (index, hashes) = tokio::task::spawn_blocking(move || inclusion(nodes, head, &hash)).await??;
-    let (note, _) = signed_note(&to, |_| true)?;
-    Ok((LogProof { index, hashes, note, extra: None }, to))
-}
-
-/// The index of the record with this hash, and its inclusion proof.
-fn inclusion(mut nodes: KnownNodes, head: TreeHead, hash: &[u8; 32]) -> Result<(u64, Vec<Hash>), ProofError> {
-    if nodes.whole_edge().root() != head.root {
+    if nodes.root() != to.head.root {
         return Err(ProofError::OtherRoot);
     }
-    let index = nodes.index_of(hash).ok_or(ProofError::Missing)?;
-    // The index is one of the tree's, and its nodes are all known.
-    let hashes = prove::inclusion(index, head.size, &mut nodes).map_err(|_| ProofError::Missing)?;
-    Ok((index, hashes))
+    // The index is one of the tree's, and all records passed by.
+    let hashes = prove::inclusion(index, to.head.size, &mut nodes).map_err(|_| ProofError::Missing)?;
+    verify_inclusion(index, leaf_hash(&position.hash.0), to.head, &hashes).map_err(|_| ProofError::Missing)?;
+    let (note, _) = signed_note(&to, |_| true)?;
+    Ok((LogProof { index, hashes, note, extra: None }, to))
 }
 
 /// The note with the signatures of its log, and of each witness the first one whose time is wanted; and these times.

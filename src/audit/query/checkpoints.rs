@@ -10,7 +10,7 @@ use super::row::{digest, timestamp};
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sql::{self, Connection};
 use crate::audit::tree::Tree;
-use crate::evidence::tree::{Edge, Hash, KnownNodes, TreeHead};
+use crate::evidence::tree::{Edge, Hash, TreeHead, WantedNodes};
 
 /// The columns of a checkpoint.
 const COLUMNS: &str = "c.log, c.size, c.epoch, c.seq, c.root, c.edge, c.note, c.stored_at";
@@ -29,15 +29,17 @@ const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2
 const ANCHORS: &str = "SELECT log, size, anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
     WHERE gateway_id = $1 AND (log, size) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[])) ORDER BY anchor";
 
-/// The hashes of the records after one place, up to another one, also of retired ones that are still needed. At most
-/// one more than there should be, whatever was written into the tables.
-const HASHES: &str = "SELECT r.hash FROM (
-        SELECT epoch, seq, hash FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
-        UNION ALL SELECT epoch, seq, hash FROM {quarantine}
-        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)
-        UNION ALL SELECT epoch, seq, hash FROM {retired}
-        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) <= ($4, $5)) r ORDER BY r.epoch, r.seq
-    LIMIT $6";
+/// The number of records after one place and before another one, also of retired ones that are still needed.
+const BETWEEN: &str = "SELECT
+    (SELECT count(*) FROM {log} WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) < ($4, $5))
+    + (SELECT count(*) FROM {quarantine}
+        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) < ($4, $5))
+    + (SELECT count(*) FROM {retired}
+        WHERE gateway_id = $1 AND (epoch, seq) > ($2, $3) AND (epoch, seq) < ($4, $5))";
+
+/// The number of hashes that are read at once. *Chosen*: they are hashed in about a millisecond, for so long a call of
+/// a gateway may wait for the thread.
+const HASHES_PAGE: i64 = 2048;
 
 /// Checkpoints in the order of log and size.
 const PAGE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND (c.log, c.size) > ($2, $3)
@@ -310,29 +312,36 @@ impl<'c> LogReading<'c> {
         Ok((tree, hashes))
     }
 
-    /// The nodes of the tree of `to`, from those of the tree of `from` (none: the empty tree) and the records in
-    /// between.
+    /// The index of the record at `place` in the tree of `to`, and the nodes that its proof needs. The records after
+    /// the tree of `from` (none: the empty tree), which does not have it, are read page by page.
     ///
     /// # Errors
-    /// As for [`LogReading::begin`], and [`sqlx::Error::RowNotFound`] if records in between are missing, or
-    /// there are more than the trees say.
+    /// As for [`LogReading::begin`], and [`sqlx::Error::RowNotFound`] if records in between are missing.
     pub async fn nodes(
         &mut self,
         from: Option<&StoredCheckpoint>,
         to: &StoredCheckpoint,
-    ) -> Result<KnownNodes, sqlx::Error> {
-        let (edge, after) = match from {
+        place: (Epoch, Seq),
+    ) -> Result<(u64, WantedNodes), sqlx::Error> {
+        let (edge, mut after) = match from {
             Some(from) => (from.edge.clone(), from.last),
             None => (Edge::default(), (to.log, Seq::ZERO)),
         };
-        let sql = self.reading.sql(HASHES);
+        let sql = self.reading.sql(BETWEEN);
         let query = sql::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(after.0.0)).bind(bigint(after.1.0));
-        let records = to.head.size.saturating_sub(edge.size());
-        let query = query.bind(bigint(to.last.0.0)).bind(bigint(to.last.1.0)).bind(bigint(records.saturating_add(1)));
-        let hashes: Vec<Vec<u8>> = query.fetch_all(&mut *self.reading.transaction).await?;
-        let records: Option<Vec<_>> = hashes.into_iter().map(|hash| hash.try_into().ok()).collect();
-        let nodes = records.map(|records| KnownNodes::new(edge, records));
-        nodes.filter(|nodes| nodes.size() == to.head.size).ok_or(sqlx::Error::RowNotFound)
+        let query = query.bind(bigint(place.0.0)).bind(bigint(place.1.0));
+        let between: i64 = query.fetch_one(&mut *self.reading.transaction).await?;
+        let index = edge.size() + between.unsigned_abs();
+        let size = to.head.size;
+        let nodes = WantedNodes::of_inclusion(index, size, edge);
+        let mut nodes = nodes.map_err(|_| sqlx::Error::RowNotFound)?;
+        while nodes.size() < size {
+            let page = self.hashes_after(after, HASHES_PAGE).await?;
+            let page = page.into_iter().take_while(|(place, _)| *place <= to.last).collect::<Vec<_>>();
+            after = page.last().ok_or(sqlx::Error::RowNotFound)?.0;
+            nodes.extend(page.iter().map(|(_, hash)| &hash.0), size);
+        }
+        Ok((index, nodes))
     }
 
     /// Ends the snapshot.

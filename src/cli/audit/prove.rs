@@ -50,7 +50,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         bail!("postgres.url is not set, and checkpoints are in Postgres");
     };
     let signatures = if args.unwitnessed { Signatures::Own } else { Signatures::Witnessed };
-    let (proof, checkpoint) = proof(connection, record, signatures, None).await?;
+    let (proof, checkpoint) = proof(connection, record, signatures).await?;
     let id = record.entry.call.request_id;
     let files = [
         (args.output.join(format!("{id}.json")), export_line(record, reason.as_deref())?),

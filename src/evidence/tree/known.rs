@@ -43,13 +43,6 @@ impl KnownNodes {
         &self.records
     }
 
-    /// The index of the record with this hash, among those after the smaller tree.
-    #[must_use]
-    pub fn index_of(&self, hash: &[u8; 32]) -> Option<u64> {
-        let at = self.records.iter().position(|record| record == hash)?;
-        Some(self.edge.size() + at as u64)
-    }
-
     /// The edge of the whole tree.
     #[must_use]
     pub fn whole_edge(&self) -> Edge {
@@ -109,7 +102,6 @@ mod tests {
                 let (before, head) = (edge(old), TreeHead { size: new, root: edge(new).root() });
                 assert_eq!((nodes.size(), nodes.whole_edge()), (new, edge(new)));
                 for index in old..new {
-                    assert_eq!(nodes.index_of(&record(index)), Some(index));
                     let proof = prove::inclusion(index, new, &mut nodes).unwrap();
                     verify_inclusion(index, leaf_hash(&record(index)), head, &proof).unwrap();
                 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::edge::Edge;
 use super::hash::Hash;
-use super::prove::{NodeId, NodeList, NodeSource, ProveError, consistency};
+use super::prove::{NodeId, NodeList, NodeSource, ProveError, consistency, inclusion};
 
 /// Catches the nodes that a proof needs, of however many records.
 #[derive(Clone, Debug)]
@@ -19,6 +19,17 @@ pub struct WantedNodes {
 #[error("the hashes of records {} to {} are not known", .0.index << .0.level, (.0.index + 1) << .0.level)]
 pub struct MissingNode(pub NodeId);
 
+/// Lists what a proof asks for, as a source that could lack it.
+struct Lister<'a>(&'a mut NodeList);
+
+impl NodeSource for Lister<'_> {
+    type Error = MissingNode;
+
+    fn node(&mut self, id: NodeId) -> Result<Hash, MissingNode> {
+        self.0.node(id).map_err(|never| match never {})
+    }
+}
+
 impl WantedNodes {
     /// The nodes of the proof that the tree of `new` records continues that of `old`. The records after the tree of
     /// `edge`, which has at most `old`, pass by next.
@@ -26,8 +37,25 @@ impl WantedNodes {
     /// # Errors
     /// See [`consistency`].
     pub fn of_consistency(old: u64, new: u64, edge: Edge) -> Result<Self, ProveError<MissingNode>> {
+        Self::listed(edge, |nodes| consistency(old, new, nodes))
+    }
+
+    /// The nodes of the proof that the record `index` is in the tree of `size` records. The records after the tree of
+    /// `edge`, which has at most `index`, pass by next.
+    ///
+    /// # Errors
+    /// See [`inclusion`].
+    pub fn of_inclusion(index: u64, size: u64, edge: Edge) -> Result<Self, ProveError<MissingNode>> {
+        Self::listed(edge, |nodes| inclusion(index, size, nodes))
+    }
+
+    /// The nodes that `prove` asks for.
+    fn listed(
+        edge: Edge,
+        prove: impl FnOnce(&mut Lister<'_>) -> Result<Vec<Hash>, ProveError<MissingNode>>,
+    ) -> Result<Self, ProveError<MissingNode>> {
         let mut list = NodeList::default();
-        consistency(old, new, &mut |id| list.node(id).map_err(|never| match never {}))?;
+        prove(&mut Lister(&mut list))?;
         let wanted: BTreeSet<_> = list.0.into_iter().collect();
         let mut found = BTreeMap::new();
         let mut at = 0;
@@ -43,9 +71,9 @@ impl WantedNodes {
     }
 
     /// The hashes of the next records pass by, until there are `size`.
-    pub fn extend(&mut self, records: &[[u8; 32]], size: u64) {
+    pub fn extend<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8; 32]>, size: u64) {
         let count = usize::try_from(size.saturating_sub(self.size())).unwrap_or(usize::MAX);
-        for record in records.iter().take(count) {
+        for record in records.into_iter().take(count) {
             self.push(record);
         }
     }
@@ -87,7 +115,7 @@ impl NodeSource for WantedNodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::tree::{TreeHead, leaf_hash, verify_consistency};
+    use crate::evidence::tree::{TreeHead, leaf_hash, verify_consistency, verify_inclusion};
 
     fn record(index: u64) -> [u8; 32] {
         leaf_hash(&[u8::try_from(index).unwrap(); 32]).0
@@ -119,6 +147,25 @@ mod tests {
                     assert!(nodes.found.len() <= 63);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_proof_of_a_record_needs_few_nodes_of_the_records_around_it() {
+        for size in 1..70 {
+            let head = TreeHead { size, root: edge(size).root() };
+            for index in 0..size {
+                for base in [0, index / 2, index] {
+                    let mut nodes = WantedNodes::of_inclusion(index, size, edge(base)).unwrap();
+                    for index in base..size {
+                        nodes.push(&record(index));
+                    }
+                    let proof = inclusion(index, size, &mut nodes).unwrap();
+                    verify_inclusion(index, leaf_hash(&record(index)), head, &proof).unwrap();
+                    assert!(nodes.found.len() <= 63);
+                }
+            }
+            assert!(WantedNodes::of_inclusion(size, size, edge(0)).is_err());
         }
     }
 }

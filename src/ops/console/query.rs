@@ -13,7 +13,7 @@ use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::postgres;
 use crate::evidence::proof::LogProof;
-use crate::ops::proof::{self, ProofError, Signatures, proof};
+use crate::ops::proof::{ProofError, Signatures, proof};
 use crate::ops::protocol::{Line, Question};
 use crate::ops::read_log::{ReadCommand, ReadOrigin, TrailRead, TrailSource, record_read};
 use crate::ops::trail::{BoxError, CallDetails, OutboxAccess, TrailError, TrailReader};
@@ -146,7 +146,7 @@ impl TrailQuery for ProofQuery<'_> {
         let TrailReader::Postgres(connection) = trail else {
             return Ok(vec![Err("proofs need the checkpoints in Postgres: set postgres.url".to_owned())]);
         };
-        match proof(connection, record, Signatures::Witnessed, Some(proof::RECORDS_MAX)).await {
+        match proof(connection, record, Signatures::Witnessed).await {
             Ok((proof, _)) => Ok(vec![Ok((record.clone(), reason.clone(), proof))]),
             Err(ProofError::Trail(error)) => Err(error),
             Err(error) => Ok(vec![Err(error.to_string())]),
