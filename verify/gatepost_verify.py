@@ -29,7 +29,8 @@ def need(value, reason):
 def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 def base64_(text):
-    return base64.b64decode(text, validate=True)
+    is_canonical = base64.b64encode(data := base64.b64decode(text)).decode() == text
+    return need(is_canonical and [data], f"{text!r} is not base64 as it is written")[0]
 def bytes32(text):
     return bytes.fromhex(need(re.fullmatch(r"[0-9a-f]{64}", text), f"{text!r} is not 32 bytes")[0])
 def number(text):
@@ -78,37 +79,39 @@ def record_hash(record):
     found = sha256(b"gatepost.v2.record", bytes32(json.loads(record["prev_hash"])), fields(record, "open"), *sealed)
     need(json.loads(record["hash"]) == found.hex(), "a record has another hash than it says: it was changed")
     return found
-
+def verifier_key(text):
+    """The name, id, type and public key of a verifier key: C2SP signed-note."""
+    name, key_id, data = *text.split("+", 2)[:2], base64_(text.split("+", 2)[2])
+    need(sha256(name.encode(), b"\n", data)[:4].hex() == key_id.lower() and re.fullmatch(r"[^\s\x80-\x9f]{1,255}", name)
+         and (data[0], len(data)) in ((1, 33), (4, 33), (6, 1313)), f"key {name} has a wrong id, name, type or length")
+    return name, key_id.lower(), data[0], data[1:]
 def parse_policy(text):
     """The keys of logs, the keys of witnesses and the groups by name, and the quorum: C2SP tlog-policy."""
-    need(not re.search(r"[^\n\t\x20-\x7e]", text) and text.endswith("\n"), "the policy has other characters than ASCII")
+    need(re.fullmatch(r"[^\0-\x08\x0b-\x1f\x7f\x85\u2028\u2029]*\n", text), "the policy has control characters")
     logs, witnesses, groups, quorum, free = [], {}, {}, [], set()
-    for kind, name, *words in (line.split() for line in text.split("\n") if line.strip()[:1] not in ("", "#")):
+    for kind, name, *words in (re.findall(r"[^ \t]+", line) for line in re.findall(r"(?m)^[ \t]*([^ \t\n#].*)", text)):
         need((kind == "quorum") == (name in ("none", *witnesses, *groups)) or kind == "log", f"{name}: not once")
         need(len(words) <= {"log": 1, "witness": 2, "quorum": 0}.get(kind, len(words)), f"{name}: too many words")
         if kind in ("log", "quorum"):
-            (logs if kind == "log" else quorum).append(name)
+            logs, quorum = (logs + [verifier_key(name)], quorum) if kind == "log" else (logs, quorum + [name])
         elif kind == "witness":
-            witnesses[name], free = words[0], free | {name}
+            witnesses[name], free = verifier_key(words[0]), free | {name}
         else:
             count, *names = need(kind == "group" and words, f"{kind} is not known")
             count = {"all": len(names), "any": 1}.get(count) or number(count)
             need(0 < count <= len(names) == len({*names} & free), f"{name} has members of others, or too few")
             groups[name], free = (count, names), free - {*names} | {name}
-    keys = [base64_(key.split("+", 2)[2]) for key in (*witnesses.values(), *logs)]
-    raw = [key[1:] for key in keys]  # logs may share one, and no witness may
-    need(len(quorum) == 1 and len({*raw}) == len(witnesses) + len({*raw[len(witnesses):]}) and len({*logs}) == len(logs)
-         and {key[0] for key in keys[:len(witnesses)]} <= {4, 6}, "needed: one quorum, and each key once, of its type")
+    unique = [public for *_, public in witnesses.values()] + [*{public for *_, public in logs}]  # logs may share one
+    need(len(quorum) == 1 and len({*unique}) == len(unique) and len({(key[0], key[3]) for key in logs}) == len(logs)
+         and {key[2] for key in witnesses.values()} <= {4, 6}, "needed: one quorum, and each key once, of its type")
     return logs, witnesses, groups, quorum[0]
 def signed_by(key, text, lines):
     """The last time at which `key` signed `text` (0 for a signature without one), or None: C2SP signed-note."""
-    (name, key_id, encoded), times = key.split("+", 2), []
-    need(sha256(name.encode(), b"\n", base64_(encoded))[:4].hex() == key_id, f"the id of the key {name} is wrong")
-    kind, public = base64_(encoded)[0], base64_(encoded)[1:]
+    (name, key_id, kind, public), times = key, []
     for dash, signer, data in (line.split(" ") for line in lines):
         data = base64_(data)
         if (dash, signer, data[:4].hex()) == ("\u2014", name, key_id) and kind != 6:  # ML-DSA-44 is not checked here
-            times.append(struct.unpack(">Q", data[4:12])[0] if kind == 4 else 0)
+            times.append(need(max(0, *struct.unpack(">q", data[4:12])), "a time is wrong") if kind == 4 else 0)
             message = f"cosignature/v1\ntime {times[-1]}\n{text}" if kind == 4 else text
             Ed25519PublicKey.from_public_bytes(public).verify(data[12 if kind == 4 else 4:], message.encode())
     return max(times, default=None)
@@ -117,7 +120,7 @@ def checkpoint(note, policy):
     logs, witnesses, groups, quorum = policy
     text, lines = note.rpartition("\n\n")[0] + "\n", note.rpartition("\n\n")[2].split("\n")[:-1]
     origin, size, root = text.split("\n")[:3]
-    own = {signed_by(key, text, lines) for key in logs if key.split("+")[0] == origin}
+    own = {signed_by(key, text, lines) for key in logs if key[0] == origin}
     need(own - {None}, f"the policy does not name the log {origin}, or it has not signed the checkpoint")
     times = {name: signed_by(key, text, lines) for name, key in witnesses.items()}
     holds = {"none": True, **{name: when is not None for name, when in times.items()}}
@@ -147,8 +150,7 @@ def prove_record(policy, record, proof):
     need(first == "c2sp.org/tlog-proof@v1" and lines[0].startswith("index "), "this is not a proof")
     index, (origin, size, root, times) = number(lines[0][6:]), checkpoint(note, policy)
     leaf = sha256(b"\x00", record_hash(members(re.sub(r"\n\Z", "", record), NAMES | {"quarantined"})))
-    found = root_of(index, size, leaf, [base64_(line) for line in lines[1:]])
-    need(found == root, "the record is not in the log: it was changed, or the proof is that of another one")
+    need(root_of(index, size, leaf, [base64_(line) for line in lines[1:]]) == root, "the record is not in the log")
     return [f"proven: record {index} (from 0) of the first {size} in {origin}", *signatures("signed", times)]
 def prove_range(policy, certificate):
     """Checks a certificate: docs/evidence.md, "Certificates"."""
@@ -189,10 +191,8 @@ def prove_range(policy, certificate):
             f"{kinds['who', 'anonymous']} do not say who called",
             *(signatures("those before them were signed", before) if first else ["they begin with the log"]),
             *signatures("they were signed", after)]
-
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
-        sys.exit(__doc__)
+    len(sys.argv) in (3, 4) or sys.exit(__doc__)
     try:
         policy, *texts = [open(name, encoding="utf-8", newline="").read() for name in sys.argv[1:]]
         print(*(prove_range if len(texts) == 1 else prove_record)(parse_policy(policy), *texts), sep="\n")

@@ -16,7 +16,7 @@ use super::checkpoint::{Checkpoint, CheckpointError};
 use super::cosignature::UnixTime;
 use super::key::{KeyError, VerifierKey};
 use super::note::{Note, NoteError};
-use super::text::shown;
+use super::text::{decimal, shown};
 
 /// The most bytes of a policy. *Chosen*: two thousand keys of the longest kind.
 pub const POLICY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -103,6 +103,11 @@ pub enum PolicyReason {
     /// A byte that a policy cannot contain.
     #[error("the control character {0:#04x} is not allowed: only tabs and line feeds are")]
     Control(u8),
+    /// A character after which an editor may show another line.
+    #[error(
+        "a line separator of Unicode (U+0085, U+2028 or U+2029) is not allowed: an editor may show another line there"
+    )]
+    LineSeparator,
     /// The last line does not end.
     #[error("the last line does not end in a line feed: was the file cut?")]
     Cut,
@@ -293,11 +298,17 @@ struct Reader {
 /// The name that stands for no witness at all, and that nothing else can have. *Spec*: C2SP tlog-policy.
 const NONE: &[u8] = b"none";
 
+/// The line separators of Unicode, in UTF-8: U+0085, U+2028 and U+2029.
+const LINE_SEPARATORS: [&[u8]; 3] = [&[0xc2, 0x85], &[0xe2, 0x80, 0xa8], &[0xe2, 0x80, 0xa9]];
+
 impl Reader {
     fn line(&mut self, line: &[u8]) -> Result<(), PolicyReason> {
         let is_control = |byte: &&u8| **byte != b'\t' && (**byte < 0x20 || **byte == 0x7f);
         if let Some(byte) = line.iter().find(is_control) {
             return Err(PolicyReason::Control(*byte));
+        }
+        if LINE_SEPARATORS.iter().any(|separator| line.windows(separator.len()).any(|bytes| bytes == *separator)) {
+            return Err(PolicyReason::LineSeparator);
         }
         let words: Vec<&[u8]> =
             line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty()).collect();
@@ -358,8 +369,7 @@ impl Reader {
         let number = match *threshold {
             b"all" => Some(members.len()),
             b"any" => Some(1),
-            number if number.iter().all(u8::is_ascii_digit) => utf8(number)?.parse().ok(),
-            _ => None,
+            number => decimal(utf8(number)?).and_then(|number| usize::try_from(number).ok()),
         };
         let wrong = || PolicyReason::Threshold(lossy(threshold));
         let threshold = number.filter(|number| (1..=members.len()).contains(number)).ok_or_else(wrong)?;

@@ -14,6 +14,7 @@ mod bucket;
 mod client;
 mod command;
 mod foreign;
+mod judged;
 mod policy;
 mod time_stamps;
 mod vectors;
