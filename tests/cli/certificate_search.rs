@@ -20,7 +20,7 @@ fn now() -> UnixTime {
     UnixTime::from_seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
-/// A range, and the policy file that is given.
+/// A range of a log.
 struct Search {
     it: Certifying,
     since: String,
@@ -151,4 +151,35 @@ async fn a_checkpoint_is_chosen_that_the_verifier_can_count() {
             search.refused(&search.since, &option, "without signatures by ML-DSA-44");
         }
     }
+    // All others are signed by both, and one does not suffice.
+    search.it.sql(&format!("DELETE FROM audit_anchor WHERE size = {first}")).await;
+    let sql = "SELECT c.size, c.note FROM audit_checkpoint c JOIN audit_anchor a USING (gateway_id, log, size)";
+    let notes: Vec<(i64, String)> = sqlx::query_as(sql).fetch_all(&search.it.signing.pool).await.unwrap();
+    for (size, note) in notes {
+        let text = Note::parse(note.as_bytes()).unwrap().text().to_owned();
+        let line = format!("{}\n", sign(&key, &text, now()).unwrap()).into_bytes();
+        let sql = "INSERT INTO audit_anchor SELECT gateway_id, log, size, 'w2', kind, $2, first_at, $2, last_at
+            FROM audit_anchor WHERE size = $1";
+        sqlx::query(sql).bind(size).bind(line).execute(&search.it.signing.pool).await.unwrap();
+    }
+    for quorum in ["group all all w1 w2\nquorum all\n", "quorum w2\n"] {
+        let option = search.policy(&format!("{log}\n{witness}\nwitness w2 {}\n{quorum}", key.verifier()));
+        let option = option.each_ref().map(String::as_str);
+        search.refused(&search.since, &option, " can be used: ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_from_before_the_end_is_not_used_unless_nothing_came_in_between() {
+    let search = Search::of(96).await;
+    let (early, until) = ("2026-01-01T00:00:00Z", &search.until);
+    let stored = format!("UPDATE audit_checkpoint SET stored_at = '{until}'::timestamptz - interval '5 s';");
+    let first =
+        |seconds: i32| format!("UPDATE audit_anchor SET first_at = '{until}'::timestamptz + interval '{seconds} s'");
+    // A witness signed it only after the end.
+    search.it.sql(&(stored + &first(1))).await;
+    search.refused(early, &[], "no witness has signed a checkpoint since");
+    // It signed before, too, and once more afterwards.
+    search.it.sql(&first(-1)).await;
+    search.it.proven(early, until, &[]);
 }
