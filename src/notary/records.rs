@@ -39,8 +39,8 @@ impl Records {
         }
     }
 
-    /// Records the keys that sign the log, if they are not those that signed `last`.
-    pub(super) async fn keys(&mut self, log: Epoch, keys: &[VerifierKey], last: Option<&Signed>) {
+    /// Records the keys that sign the log, if they are not those that signed `last`. Returns false if it cannot.
+    pub(super) async fn keys(&mut self, log: Epoch, keys: &[VerifierKey], last: Option<&Signed>) -> bool {
         let signed = last.and_then(|last| Note::parse(last.note.as_bytes()).ok());
         let known: Vec<_> = signed.iter().flat_map(Note::signatures).map(|line| (line.name(), line.id())).collect();
         self.has_keys |= keys.iter().map(|key| (key.name(), key.id())).eq(known);
@@ -49,6 +49,7 @@ impl Records {
             let event = Call::gateway_event("key", &serde_json::json!({ "log": log, "keys": keys }));
             self.has_keys = self.record(event).await;
         }
+        self.has_keys
     }
 
     async fn record(&self, event: Call) -> bool {

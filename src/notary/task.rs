@@ -239,8 +239,11 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
                 compare(memory, tree, database).await?;
             }
             compare_with_anchors(memory, tree, &self.anchors, &name).await?;
+            if !self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await {
+                // After the first signature it would count as recorded.
+                return Err(Refusal::Fault("nothing is signed before its keys are on record (gateway/key)".to_owned()));
+            }
             self.compared = Some(tree.log);
-            self.records.keys(tree.log, &keys, memory.last_of(tree.log)).await;
         }
         let head = TreeHead { size: tree.size(), root: tree.root() };
         if let Some(signed) = memory.last_of(tree.log).filter(|signed| signed.head == head) {

@@ -542,6 +542,29 @@ async fn an_anchor_that_never_answers_does_not_keep_back_the_answer_of_another_o
     running.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_signed_before_its_keys_are_on_record() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+    let wait = std::time::Duration::from_secs(1);
+    let audit = || {
+        let ring = Ring::new(RingLimits { records: 10, bytes: 1 << 20 }, Head::START);
+        let (timeouts, key) = (Timeouts { admission: wait, store: wait }, DigestKey::from_bytes([1; 32]));
+        (Arc::clone(&ring), Audit::enabled(ring, Arc::new(Meter::default()), false, timeouts, key))
+    };
+    let (_, full) = audit();
+    let event = || crate::audit::record::Call::gateway_event("test", &serde_json::json!({}));
+    while full.record_event(event()).await.is_ok() {}
+    let running = Running::with(dir.path(), &store, tree(LOG, 5, 0), vec![secret()], full);
+    let state = running.after(30).await;
+    assert!(state.signed.is_none() && state.fault.unwrap().contains("on record"), "{:?}", store.heads());
+    assert!(running.end().await.signed.is_none());
+    let (ring, audit) = audit();
+    let running = Running::with(dir.path(), &store, tree(LOG, 5, 0), vec![secret()], audit);
+    assert_eq!(running.after(11).await.signed.unwrap().size, 5);
+    assert_eq!(events(&ring).pop().unwrap().0, "gateway/key");
+    running.end().await;
+}
+
 /// An anchor that is asked once an hour.
 #[derive(Clone, Debug, Default)]
 struct Hourly(Arc<Mutex<(bool, u32)>>);
