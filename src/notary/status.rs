@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::audit::record::Timestamp;
+use crate::audit::sink::checkpoints::AnchorKind;
 
 /// A checkpoint that was signed, or that a place has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Anchored {
 /// The state of one place that gets checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceState {
+    /// The kind of anchor; `None` for Postgres.
+    pub kind: Option<AnchorKind>,
     /// The shortest time between two confirmations.
     pub interval: Duration,
     /// The last checkpoint that it took.
@@ -34,8 +37,8 @@ pub struct PlaceState {
 impl PlaceState {
     /// A place that gets checkpoints from now on.
     #[must_use]
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, last: None, silent_since: Instant::now(), error: None }
+    pub fn new(kind: Option<AnchorKind>, interval: Duration) -> Self {
+        Self { kind, interval, last: None, silent_since: Instant::now(), error: None }
     }
 }
 
@@ -94,9 +97,9 @@ impl EvidenceState {
 pub struct Status(Arc<Mutex<EvidenceState>>);
 
 impl Status {
-    /// The state of a notary that begins now and sends checkpoints to `places`, as often as each says.
-    pub(super) fn begun<'a>(anchor_max_age: Duration, places: impl Iterator<Item = (&'a str, Duration)>) -> Self {
-        let places = places.map(|(name, interval)| (name.to_owned(), PlaceState::new(interval))).collect();
+    /// The state of a notary that begins now and sends checkpoints to `places`.
+    pub(super) fn begun<'a>(anchor_max_age: Duration, places: impl Iterator<Item = (&'a str, PlaceState)>) -> Self {
+        let places = places.map(|(name, place)| (name.to_owned(), place)).collect();
         let (signed, fault, contradiction) = (None, None, None);
         Self(Arc::new(Mutex::new(EvidenceState { anchor_max_age, signed, places, fault, contradiction })))
     }

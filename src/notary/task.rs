@@ -15,7 +15,7 @@ use super::database::Database;
 use super::memory::{Memory, MemoryError, Signed};
 use super::records::Records;
 use super::signer::Signer;
-use super::status::{Anchored, Status};
+use super::status::{Anchored, PlaceState, Status};
 use crate::audit::Audit;
 use crate::audit::Gate;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
@@ -95,8 +95,9 @@ impl<A: AnchorClient, S: CheckpointStore> Notary<A, S> {
     ) -> (Self, Status) {
         let records = Records::new(audit);
         let database = store.map(|store| Database::new(store, settings.gateway_id));
-        let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), anchor.client.interval()));
-        let places = database.iter().map(|_| (POSTGRES, Duration::ZERO)).chain(anchored);
+        let place = |client: &A| PlaceState::new(Some(client.kind()), client.interval());
+        let anchored = anchors.iter().map(|anchor| (anchor.name.as_str(), place(&anchor.client)));
+        let places = database.iter().map(|_| (POSTGRES, PlaceState::new(None, Duration::ZERO))).chain(anchored);
         let status = Status::begun(settings.anchor_max_age, places);
         if let Some(gate) = &settings.gate {
             // Until the first checkpoint is signed.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{ActiveAlarm, Board};
 use crate::audit::meter::LastError;
 use crate::audit::pipeline::Probe;
-use crate::audit::record::{Digest, Epoch, GatewayId, Seq};
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::sink::checkpoints::AnchorKind;
 use crate::audit::sink::postgres;
 use crate::audit::{ring, shipper};
 use crate::certificate_end::{CertificateOwner, KnownCertificate};
@@ -63,8 +64,43 @@ pub struct Status {
     pub connections_open: usize,
     /// Sessions of clients of the older protocol versions.
     pub sessions_open: usize,
+    /// The signed checkpoints; `None` if nothing is signed.
+    pub evidence: Option<EvidenceStatus>,
     /// The active alarms.
     pub alarms: Vec<ActiveAlarm>,
+}
+
+/// The signed checkpoints of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceStatus {
+    /// The last one that was signed since the start.
+    pub signed: Option<ConfirmedStatus>,
+    /// The reason why nothing is signed, or why nothing ever will be of this log.
+    pub fault: Option<String>,
+    /// Postgres and the anchors.
+    pub places: Vec<PlaceStatus>,
+}
+
+/// A checkpoint, and when it was signed or confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedStatus {
+    /// The number of records in its tree.
+    pub size: u64,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A place that gets checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `postgres`, `witness`, `tsa`, `s3` or `command`.
+    pub kind: String,
+    /// The last checkpoint that it confirmed since the start.
+    pub confirmed: Option<ConfirmedStatus>,
+    /// The last error, if it did not take the newest checkpoint.
+    pub error: Option<String>,
 }
 
 /// The status of a backend.
@@ -181,8 +217,24 @@ impl Sources {
             messages_open: self.gateway.messages_open(),
             connections_open: self.gateway.connections_open(),
             sessions_open: self.gateway.sessions_open(),
+            evidence: self.evidence.as_ref().map(|evidence| evidence_status(&evidence.get())),
             alarms: self.board.active(),
         }
+    }
+}
+
+fn evidence_status(state: &notary::EvidenceState) -> EvidenceStatus {
+    let confirmed = |anchored: notary::Anchored| ConfirmedStatus { size: anchored.size, at: anchored.at };
+    let place = |(name, place): (&String, &notary::PlaceState)| PlaceStatus {
+        name: name.clone(),
+        kind: place.kind.map_or(notary::POSTGRES, AnchorKind::name).to_owned(),
+        confirmed: place.last.map(confirmed),
+        error: place.error.clone(),
+    };
+    EvidenceStatus {
+        signed: state.signed.map(confirmed),
+        fault: state.contradicted().or_else(|| state.unsigned()),
+        places: state.places.iter().map(place).collect(),
     }
 }
 

@@ -110,6 +110,15 @@ async fn the_page_of_a_record_has_its_proof_for_auditors() {
     assert!(code == Some(0) && said.contains("signed by the witness w1"), "{said}");
     let (_, _, overview) = get(&gatepost, "/console/live", "auditor").await;
     assert!(overview.contains("Proven up to ") && overview.contains("witnessed by witness.example/w1."), "{overview}");
+    let (_, _, status) = get(&gatepost, "/console/status", "auditor").await;
+    let evidence = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["evidence"];
+    assert!(
+        evidence["signed"]["size"].as_u64().is_some_and(|size| size > 3) && evidence["fault"].is_null(),
+        "{status}"
+    );
+    let place = evidence["places"].as_array().unwrap().iter().find(|place| place["kind"] == "witness").unwrap();
+    assert_eq!((&place["name"], &place["error"]), (&"witness.example/w1".into(), &serde_json::Value::Null), "{status}");
+    assert!(place["confirmed"]["size"].as_u64() > Some(3), "{status}");
     // Others get nothing, and each download is recorded.
     assert_eq!(get(&gatepost, &path, "admin").await.0, StatusCode::FORBIDDEN);
     assert_eq!(get(&gatepost, &format!("/console/proof?id={gateway}/1/999"), "auditor").await.0, StatusCode::NOT_FOUND);

@@ -12,6 +12,7 @@ use super::query::LiveOutbox;
 use super::state::Console;
 use crate::audit::record::{Call, Status as CallStatus, Timestamp};
 use crate::audit::shipper::ShipperState;
+use crate::audit::sink::checkpoints::AnchorKind;
 use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::notary::{EvidenceState, POSTGRES};
@@ -223,6 +224,16 @@ fn evidence_section(state: &EvidenceState) -> Markup {
     }
 }
 
+/// The part that an anchor of a kind has in a proof.
+fn verb(kind: Option<AnchorKind>) -> &'static str {
+    match kind {
+        Some(AnchorKind::Witness) => "witnessed by",
+        Some(AnchorKind::Tsa) => "stamped with the time by",
+        Some(AnchorKind::S3) => "kept in the bucket",
+        Some(AnchorKind::Command) | None => "confirmed by",
+    }
+}
+
 /// The sentences that say up to when the trail is proven, and by whom, for each place that confirmed a checkpoint.
 fn proven(state: &EvidenceState) -> Vec<Markup> {
     let confirmed = state.places.iter().filter(|(name, _)| *name != POSTGRES);
@@ -237,14 +248,14 @@ fn proven(state: &EvidenceState) -> Vec<Markup> {
                     Some(signed) => { (time(signed.at.min(last.at))) ", " (plural(last.size, "record")) }
                     None => { (plural(last.size, "record")) }
                 }
-                ", witnessed by " (escape_hidden(name)) "."
+                ", " (verb(place.kind)) " " (escape_hidden(name)) "."
             })
         })
         .collect();
     match (sentences.is_empty(), state.signed) {
         (false, _) => sentences,
         (true, Some(signed)) => vec![html! {
-            "Signed up to " (time(signed.at)) ", " (plural(signed.size, "record")) ", and not confirmed by a witness yet."
+            "Signed up to " (time(signed.at)) ", " (plural(signed.size, "record")) ", and not confirmed by an anchor yet."
         }],
         (true, None) => vec![html! { "No checkpoint was signed since startup." }],
     }
@@ -362,17 +373,26 @@ mod tests {
     fn evidence_says_up_to_when_and_by_whom_and_shows_text_as_text() {
         let at = |seconds: i64| Timestamp::from_micros(1_795_910_400_000_000 + seconds * 1_000_000);
         let confirmed = |size, seconds| Some(Anchored { size, at: at(seconds) });
-        let place = |last, error: &str| PlaceState {
+        let place = |kind, last, error: &str| PlaceState {
             last,
             error: Some(error.to_owned()),
-            ..PlaceState::new(std::time::Duration::ZERO)
+            ..PlaceState::new(kind, std::time::Duration::ZERO)
         };
         let evil = "<script>\u{202e}";
-        let places = [(POSTGRES, confirmed(53, 1)), ("w1", confirmed(53, 2)), ("w2", confirmed(40, 0)), (evil, None)];
+        let witness = Some(AnchorKind::Witness);
+        let places = [
+            (POSTGRES, None, confirmed(53, 1)),
+            ("w1", witness, confirmed(53, 2)),
+            ("w2", witness, confirmed(40, 0)),
+            ("t", Some(AnchorKind::Tsa), confirmed(39, 0)),
+            ("b", Some(AnchorKind::S3), confirmed(38, 0)),
+            ("c", Some(AnchorKind::Command), confirmed(37, 0)),
+            (evil, witness, None),
+        ];
         let mut state = EvidenceState {
             anchor_max_age: std::time::Duration::from_secs(1),
             signed: confirmed(53, 0),
-            places: places.map(|(name, last)| (name.to_owned(), place(last, evil))).into(),
+            places: places.map(|(name, kind, last)| (name.to_owned(), place(kind, last, evil))).into(),
             fault: Some(evil.to_owned()),
             contradiction: None,
         };
@@ -381,9 +401,14 @@ mod tests {
         let date = date_time(at(0));
         assert!(shown.contains(&format!("{date}</time>, 53 records, witnessed by w1.</p>")), "{shown}");
         assert!(shown.contains("<p>Proven up to 40 records, witnessed by w2.</p>"), "{shown}");
-        assert_eq!(shown.matches("Proven up to").count(), 2, "Postgres proves nothing: {shown}");
+        for sentence in
+            ["39 records, stamped with the time by t.", "38 records, kept in the bucket b.", "confirmed by c."]
+        {
+            assert!(shown.contains(sentence), "{sentence}: {shown}");
+        }
+        assert_eq!(shown.matches("Proven up to").count(), 5, "Postgres proves nothing: {shown}");
         state.places.clear();
-        assert!(evidence_section(&state).into_string().contains("not confirmed by a witness yet"));
+        assert!(evidence_section(&state).into_string().contains("not confirmed by an anchor yet"));
         state.signed = None;
         assert!(evidence_section(&state).into_string().contains("No checkpoint was signed since startup"));
     }
@@ -400,6 +425,7 @@ mod tests {
             messages_open: 0,
             connections_open: 0,
             sessions_open: 0,
+            evidence: None,
             alarms: Vec::new(),
         };
         let one = status(vec![backend("a", true), backend("b\u{202e}", false)]);
