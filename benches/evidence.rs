@@ -129,14 +129,13 @@ async fn measure(cluster: &Cluster, round: usize, during: Duration, found: &mut 
         }
         gateways.push(Gateway::start_with(&files, &files.join("data"), "stored", &settings).await);
     }
-    // What happens once a start does not count.
+    // The work of a start does not count.
     calls(&gateways, round, during / 10).await;
-    let before: Vec<(Duration, u64)> =
-        gateways.iter().map(|it| (processor_time(it.pid()), written(it.pid()))).collect();
+    let before: Vec<(Duration, u64)> = gateways.iter().map(|it| (it.processor_time(), written(it.pid()))).collect();
     let count = calls(&gateways, round, during).await;
     let run = |side: usize| Run {
         calls: count,
-        time: processor_time(gateways[side].pid()).saturating_sub(before[side].0).as_secs_f64() * 1e6 / count as f64,
+        time: gateways[side].processor_time().saturating_sub(before[side].0).as_secs_f64() * 1e6 / count as f64,
         written: (written(gateways[side].pid()) - before[side].1) as f64 / count as f64,
     };
     let runs = [run(0), run(1)];
@@ -210,16 +209,6 @@ async fn look(database: &Database, found: &mut Found) {
     found.records += records;
     found.rows = (row.get(4), row.get(5));
     connection.close().await.unwrap();
-}
-
-/// Time on a processor of all threads of a process.
-fn processor_time(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanos = tasks.map(|task| {
-        let text = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or_default()
-    });
-    Duration::from_nanos(nanos.sum())
 }
 
 /// Bytes that a process gave to the disk.

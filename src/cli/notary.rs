@@ -76,7 +76,7 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
     let verifiers =
         signer.verifiers(&name).map_err(|error| GatewayError::Config(vec![format!("evidence: {error}")]))?;
     let memory = Memory::read(Arc::new(DiskFs), probe.reader().dir());
-    // What anchors have may be signed by a key that was lost or replaced.
+    // The checkpoint of an anchor may be signed by a key that was lost or replaced.
     let remembered = memory.as_ref().map_or(&[][..], Memory::keys).iter().filter_map(|key| key.named(&name).ok());
     let remembered: Vec<_> = remembered.filter(|key| !verifiers.contains(key)).collect();
     for key in &verifiers {

@@ -87,7 +87,7 @@ async fn answer(
     response
 }
 
-/// Whether the request, as it arrived, has the signature that AWS Signature Version 4 demands.
+/// Returns true if the request, as it arrived, has the signature that AWS Signature Version 4 demands.
 fn is_signed(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let authorization = text("authorization");

@@ -358,6 +358,9 @@ impl<'c> LogReading<'c> {
         rows: impl IntoIterator<Item = PgRow>,
     ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
         let mut found = rows.into_iter().map(|row| checkpoint(&row)).collect::<Result<Vec<_>, _>>()?;
+        if found.is_empty() {
+            return Ok(found);
+        }
         let (logs, sizes): (Vec<_>, Vec<_>) = found.iter().map(|at| (bigint(at.log.0), bigint(at.head.size))).unzip();
         let sql = self.reading.sql(ANCHORS);
         let query = sql::query(sql).bind(self.gateway_id.0).bind(logs).bind(sizes);
