@@ -8,6 +8,7 @@ pub mod columns;
 pub mod console;
 pub mod export_line;
 pub(crate) mod format;
+pub(crate) mod headline;
 pub mod health;
 pub mod hosts;
 pub mod inspect;

@@ -7,11 +7,13 @@
 //! `gateway/read` before anything is shown.
 //!
 //! ```text
-//! /console            the page; without a token, the form
+//! /console            the overview; without a token, the form
 //! /console/live       the overview, which the script fetches
 //! /console/record     one call
 //! /console/proof      the proof of a record, for download
 //! /console/status     the overview for programs, as JSON
+//! /console/trail      a search of the trail
+//! /console/trail/counts  its counts, which the script fetches
 //! /console/records    a search for programs, as JSON lines
 //! ```
 //!
@@ -19,6 +21,8 @@
 //! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod access;
+mod counts;
+mod denials;
 mod overview;
 mod page;
 mod proof;
@@ -29,6 +33,8 @@ mod search;
 pub mod session;
 mod sign_in_limits;
 mod state;
+mod table;
+mod trail;
 
 use axum::Router;
 use axum::http::header;
@@ -43,12 +49,14 @@ pub use state::Settings;
 pub fn router(settings: Settings) -> Router {
     let console = Console::new(settings);
     Router::new()
-        .route("/console", get(search::page))
+        .route("/console", get(overview::page))
+        .route("/console/trail", get(trail::page))
+        .route("/console/trail/counts", get(counts::fragment))
         .route("/console/live", get(overview::fragment))
         .route("/console/record", get(record::page))
         .route("/console/proof", get(proof::download))
         .route("/console/status", get(overview::status))
-        .route("/console/records", get(search::lines))
+        .route("/console/records", get(trail::lines))
         .route("/console/sign-in", post(access::sign_in))
         .route("/console/sign-out", post(access::sign_out))
         .route("/console/style.css", get(async || asset("text/css; charset=utf-8", include_str!("console/style.css"))))

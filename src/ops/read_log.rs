@@ -28,6 +28,8 @@ pub struct TrailRead {
 pub enum ReadCommand {
     /// A search.
     Query,
+    /// Counts of the records that a search finds.
+    Count,
     /// Everything about one call.
     Show,
     /// The newest records.

@@ -9,7 +9,7 @@ use super::protocol::{Line, Question};
 use super::read_log::TrailSource;
 use super::record_ref::EpochSeq;
 use super::rule::rule_text;
-use crate::audit::query::{self, Filter};
+use crate::audit::query::{self, Confirmation, Denial, Effort, Filter, LIMIT_MAX, Summary};
 use crate::audit::record::{AuditRecord, Digest, PolicyText};
 use crate::audit::sink::{SinkError, postgres};
 
@@ -73,6 +73,9 @@ pub struct CallDetails {
     pub neighbours: Vec<AuditRecord>,
     /// The requests of the same call, if it took several.
     pub same_call: Vec<AuditRecord>,
+    /// What anchors said of checkpoints that cover it, as the database has it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confirmations: Vec<Confirmation>,
 }
 
 impl<O: OutboxAccess> TrailReader<O> {
@@ -112,6 +115,33 @@ impl<O: OutboxAccess> TrailReader<O> {
         }
     }
 
+    /// Counts of the matching records, over time and by the values of some columns.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn summary(&mut self, filter: &Filter) -> Result<Summary, TrailError> {
+        if let Self::Postgres(connection) = self {
+            return query::summary(connection, filter, Effort::PAGE)
+                .await
+                .map_err(|error| failed("count the records", error));
+        }
+        let filter = Filter { before: None, limit: LIMIT_MAX, ..filter.clone() };
+        let records = self.records(filter.clone()).await?;
+        Ok(query::summary_of(&records, &filter, records.len() < LIMIT_MAX))
+    }
+
+    /// The matching requests by caller, target and status, the most frequent first.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn denials(&mut self, filter: &Filter) -> Result<Vec<Denial>, TrailError> {
+        if let Self::Postgres(connection) = self {
+            return query::denials(connection, filter).await.map_err(|error| failed("count the refusals", error));
+        }
+        let records = self.records(Filter { limit: LIMIT_MAX, ..filter.clone() }).await?;
+        Ok(query::denials_of(&records))
+    }
+
     /// The quarantined records of the call or the position that `filter` names, and why each is there.
     ///
     /// # Errors
@@ -145,9 +175,16 @@ impl<O: OutboxAccess> TrailReader<O> {
             let neighbours = self.neighbours(&record, reach).await?;
             let same_call = self.same_call(&record).await?;
             let rule = self.rule(&record).await?;
-            calls.push(CallDetails { record, quarantined, rule, neighbours, same_call });
+            let confirmations = self.confirmations(&record).await?;
+            calls.push(CallDetails { record, quarantined, rule, neighbours, same_call, confirmations });
         }
         Ok(calls)
+    }
+
+    async fn confirmations(&mut self, record: &AuditRecord) -> Result<Vec<Confirmation>, TrailError> {
+        let Self::Postgres(connection) = self else { return Ok(Vec::new()) };
+        let found = query::confirmations(connection, &record.position).await;
+        found.map_err(|error| failed("read the checkpoints", error))
     }
 
     /// The rule that decided about the request, from the policy that the trail states at or before its record.

@@ -36,6 +36,7 @@ mod certificate_search;
 mod config;
 mod config_check;
 mod connect;
+mod console_counts;
 mod console_proof;
 mod directory;
 mod docs;

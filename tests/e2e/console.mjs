@@ -24,7 +24,6 @@ async function look() {
 
   await handIn(page, "no token at all");
   await page.getByRole("alert").waitFor();
-  await shot(page, "sign-in");
   await signIn(page);
   const cookies = await context.cookies();
   assert.equal(cookies.length, 1);
@@ -33,41 +32,67 @@ async function look() {
   await says(page, "records are delivered to Postgres");
 
   // Search, and a record's own page.
+  await page.getByRole("link", { name: "Trail", exact: true }).click();
+  const rows = page.getByRole("table").filter({ hasText: "the newest first" }).locator("tbody tr");
+  await rows.first().waitFor();
+  // The counts come after the records; each is a link to what it counts.
+  const counts = page.locator("#counts");
+  await counts.getByText("2 refused").waitFor();
+  assert.ok(await counts.locator("svg.bars a").count() >= 1);
+  const all = await rows.count();
+  await counts.locator(".facets").getByRole("link", { name: "example/add" }).click();
+  await page.waitForURL(/tool=example%2Fadd/);
+  await rows.first().waitFor();
+  assert.equal(await rows.count(), 1);
+  await page.getByRole("link", { name: /^Tool: example\/add/ }).click();
+  await page.waitForFunction((all) => document.querySelectorAll(".records tbody tr").length >= all, all);
+  // Reads of the trail are there for those who ask.
+  assert.equal(await page.getByText("gateway/read").count(), 0);
+  await page.getByLabel("Show reads of the trail").check();
+  await page.getByRole("button", { name: "Search" }).click();
+  await page.getByRole("link", { name: "gateway/read" }).first().waitFor();
+
   await page.getByLabel("Text in the arguments").fill("<script>");
   await page.getByLabel("Status").selectOption("ok");
+  await page.getByLabel("Show reads of the trail").uncheck();
   await page.getByRole("button", { name: "Search" }).click();
-  const rows = page.getByRole("table").filter({ hasText: "the newest first" }).locator("tbody tr");
+  await page.waitForURL(/status=ok/);
   await rows.first().waitFor();
   assert.equal(await rows.count(), 1);
   assert.match(await rows.first().innerText(), /<script>alert/);
-  await rows.first().getByRole("link").click();
+  await rows.first().getByRole("link", { name: /^Record / }).click();
   await page.getByRole("heading", { name: "Arguments" }).waitFor();
   assert.match(await page.locator("pre").innerText(), /"text": "<script>alert/);
-  await shot(page, "record");
+  assert.match(await page.locator(".headline").innerText(), /called example\/echo: .*answered in [0-9.]+ ms\.$/);
+  assert.match(await page.locator(".checks").innerText(), /Its contents have the hash that it states/);
   await page.getByRole("link", { name: "Back to the trail" }).click();
   assert.equal(await page.getByLabel("Text in the arguments").inputValue(), "<script>");
-  await page.goto(`${url}/console?search=1&since=yesterday`);
+  await page.goto(`${url}/console/trail?since=yesterday`);
   assert.match(await page.getByRole("alert").innerText(), /neither an age/);
-  await page.goto(`${url}/console?search=1&method=tools/call&limit=5`);
+  await page.goto(`${url}/console/trail?method=tools/call&limit=5`);
   await page.getByRole("link", { name: "Older records" }).click();
   await page.waitForURL(/before=/);
 
+  // Who was denied what, and back to the records.
+  await page.getByRole("link", { name: "Who was denied what" }).click();
+  await page.getByRole("link", { name: /requests: the records$/ }).first().click();
+  await page.waitForURL(/status=denied/);
+  await rows.first().waitFor();
+
   // The database stops and starts while one watches; nobody loads the page again.
-  await page.goto(`${url}/console?search=1&method=tools/call&limit=12`);
+  await page.goto(`${url}/console`);
   await page.waitForFunction(() => !/^-/.test(document.querySelector(".flow .big").textContent), null, { timeout: PATIENCE });
-  await shot(page, "healthy");
   await page.evaluate(() => { window.untouched = true; });
   await ask("stop");
   await ask("call");
   await says(page, "Postgres is not accepting records");
   await page.getByText("Last delivery error").waitFor();
   await page.waitForFunction(() => Number(document.querySelectorAll(".flow .big")[2].textContent.split(" ")[0]) >= 5);
-  await shot(page, "outage");
   assert.equal(await page.evaluate(() => window.untouched), true);
   // The trail says what it can, in another page.
   const other = await context.newPage();
   other.setDefaultTimeout(PATIENCE);
-  await other.goto(`${url}/console?search=1&args=meanwhile`);
+  await other.goto(`${url}/console/trail?args=meanwhile`);
   assert.match(await other.getByRole("alert").innerText(), /Postgres cannot be read/);
   assert.ok(await other.getByRole("table").filter({ hasText: "from the outbox" }).locator("tbody tr").count() >= 5);
   await other.close();
@@ -102,7 +127,7 @@ async function keyboard() {
     return { name, seen: at.id === "main" || style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 };
   });
   const tabTo = async (name) => {
-    for (let presses = 0; presses < 60; presses += 1) {
+    for (let presses = 0; presses < 200; presses += 1) {
       await page.keyboard.press("Tab");
       const at = await focused();
       assert.ok(at.seen, `the focus on ${at.name} cannot be seen`);
@@ -115,6 +140,10 @@ async function keyboard() {
   await page.keyboard.type(token);
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { name: "Pipeline" }).waitFor();
+  await tabTo("Trail");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Trail", exact: true }).waitFor();
+  await page.locator("#counts .histogram").waitFor();
   await tabTo("Skip to the content");
   await page.keyboard.press("Enter");
   assert.equal((await focused()).name, "main");
@@ -142,7 +171,7 @@ async function accessible() {
   page.setDefaultTimeout(PATIENCE);
   const check = async (name) => {
     for (const colorScheme of ["light", "dark"]) {
-      for (const width of [1280, 400]) {
+      for (const width of [1440, 1024, 390]) {
         await page.emulateMedia({ colorScheme });
         await page.setViewportSize({ width, height: 900 });
         const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
@@ -157,19 +186,35 @@ async function accessible() {
     }
   };
   await page.goto(`${url}/console`);
-  await check("form");
+  await check("sign-in");
   await signIn(page);
-  await page.goto(`${url}/console?search=1&method=tools/call&limit=12`);
   await page.getByRole("button", { name: "Pause" }).click();
-  await check("page");
+  await check("overview");
+  const counted = () => page.locator("#counts .histogram, #counts .error").first().waitFor();
+  await page.goto(`${url}/console/trail?limit=20`);
+  await counted();
+  await check("trail");
+  await page.goto(`${url}/console/trail?who=nobody&args=nothing`);
+  await counted();
+  await check("empty");
+  await page.goto(`${url}/console/trail?since=never`);
+  await check("fault");
+  await page.goto(`${url}/console/trail?view=denied`);
+  await check("denied");
+  await page.goto(`${url}/console/trail?method=tools/call&limit=12`);
   await page.getByRole("link", { name: /^Record / }).first().click();
   await page.getByRole("heading", { name: "Arguments" }).waitFor();
-  await check("call");
+  await check("record");
+  await page.goto(`${url}/console/record?id=1/999999`);
+  await check("no-record");
   await ask("stop");
-  await page.goto(`${url}/console?search=1&args=meanwhile`);
+  await page.goto(`${url}/console`);
   await says(page, "Postgres is not accepting records");
   await page.getByRole("button", { name: "Pause" }).click();
-  await check("down");
+  await check("overview-outage");
+  await page.goto(`${url}/console/trail?args=meanwhile`);
+  await counted();
+  await check("trail-outage");
   await ask("start");
   await context.close();
 }

@@ -330,7 +330,7 @@ async fn searching_the_trail_escapes_records_and_is_recorded() {
     // A tool that does not exist is named by the caller only.
     let claims = |record: &Value| record["request_extra"].as_str().is_some_and(|extra| extra.contains("<script>"));
     assert!(records.iter().any(|record| record["tool_name"] == "unknown" && claims(record)), "{lines}");
-    let (_, page) = visitor.get_as("/console?search=1&method=tools/call", &auditor).await;
+    let (_, page) = visitor.get_as("/console/trail?method=tools/call", &auditor).await;
     let id =
         |record: &Value| ["gateway_id", "epoch", "seq"].map(|key| record[key].to_string().replace('"', "")).join("/");
     let (_, detail) = visitor.get_as(&format!("/console/record?id={}", id(&records[0])), &auditor).await;
@@ -371,7 +371,7 @@ async fn without_postgres_the_console_shows_the_outbox() {
     client.call("echo", json!({ "text": "meanwhile" })).await.unwrap();
     let noticed = async || visitor.get_as("/console/live", &auditor).await.1.contains("is not accepting records");
     until_async("the console says that Postgres is down", SOON, noticed).await;
-    let (status, page) = visitor.get_as("/console?search=1&args=meanwhile", &auditor).await;
+    let (status, page) = visitor.get_as("/console/trail?args=meanwhile", &auditor).await;
     assert!(
         status == StatusCode::OK && page.contains("Postgres cannot be read") && page.contains("from the outbox"),
         "{page}"

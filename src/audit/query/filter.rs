@@ -11,6 +11,9 @@ pub const LIMIT_MAX: usize = 10_000;
 /// Most bytes of records in one result. *Chosen*: a thousand records with the longest ordinary arguments.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The method of the record of a read of the trail.
+pub(super) const READ: &str = "gateway/read";
+
 /// Selects records. A field that is not set matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,6 +63,9 @@ pub struct Filter {
     /// The gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_id: Option<Uuid>,
+    /// True: without the records of reads of the trail.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hides_reads: bool,
     /// Only records before this one, to continue a result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<PageKey>,
@@ -107,6 +113,7 @@ impl Filter {
             && is(self.backend.as_ref(), call.backend_name.as_deref())
             && (self.status.is_empty() || self.status.iter().any(|status| status == entry.response_status.as_str()))
             && is(self.method.as_ref(), Some(&call.method))
+            && !(self.hides_reads && &*call.method == READ)
             && self.request_id.is_none_or(|id| call.request_id.0 == id)
             && self.parent_id.is_none_or(|id| call.parent_id.is_some_and(|parent| parent.0 == id))
             && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)

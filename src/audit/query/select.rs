@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::filter::{Filter, RESULT_BYTES_MAX};
+use super::filter::{Filter, READ, RESULT_BYTES_MAX};
 use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
@@ -69,7 +69,7 @@ pub(super) async fn select_in(reading: &mut Reading<'_>, filter: &Filter) -> Res
     Ok(records)
 }
 
-fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
+pub(super) fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     let texts = [
         (" AND client_role = ", &filter.role),
         (" AND backend_name = ", &filter.backend),
@@ -102,6 +102,9 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
             sql.push(" OR resource_uri = ").push_bind(tool).push("))");
         }
         sql.push(")");
+    }
+    if filter.hides_reads {
+        sql.push(" AND method <> ").push_bind(READ);
     }
     if !filter.status.is_empty() {
         sql.push(" AND response_status = ANY(").push_bind(&filter.status).push(")");

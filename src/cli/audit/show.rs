@@ -9,6 +9,7 @@ use crate::cli::record_view::{Arguments, record_fields, records_table};
 use crate::cli::trail;
 use crate::config::Config;
 use crate::escape::escape_hidden;
+use crate::ops::headline::headline;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::parse_record_ref;
 use crate::ops::trail::CallDetails;
@@ -36,8 +37,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 fn text(call: &CallDetails) -> String {
-    let CallDetails { record, quarantined, rule, neighbours, same_call } = call;
-    let mut out = record_fields(record, Arguments::Indented);
+    let CallDetails { record, quarantined, rule, neighbours, same_call, .. } = call;
+    let mut out = format!("{}\n\n", escape_hidden(&headline(record)));
+    out += &record_fields(record, Arguments::Indented);
     if let Some(rule) = rule {
         writeln!(out, "rule: {}", escape_hidden(rule)).ok();
     }

@@ -24,6 +24,26 @@ use crate::ops::trail::OutboxAccess as _;
 /// Most open calls that are listed. *Chosen*: fits beside the rest; `gatepost outbox list --intents` has all of them.
 const OPEN_CALLS_SHOWN_MAX: usize = 20;
 
+/// `GET /console`
+pub(super) async fn page(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    let viewer = match console.viewer(&headers, peer).await {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refusal.page(),
+    };
+    let main = html! {
+        h1.unseen { "Overview" }
+        div id="pipeline" {
+            button.plain id="pause" type="button" aria-pressed="false" hidden { "Pause" }
+            div id="live" { (overview(&console).await) }
+        }
+    };
+    page::page("Overview", viewer.subject(), &main).into_response()
+}
+
 /// `GET /console/live`
 pub(super) async fn fragment(
     State(console): State<Console>,

@@ -60,9 +60,10 @@ fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
                 header {
                     a.brand href="/console" { "Gatepost" }
                     @if let Some(subject) = subject {
-                        nav aria-label="Page" {
-                            a href="/console#pipeline" { "Pipeline" }
-                            a href="/console#trail" { "Trail" }
+                        nav aria-label="Pages" {
+                            @for (path, name) in [("/console", "Overview"), ("/console/trail", "Trail")] {
+                                a href=(path) aria-current=[(title == name).then_some("page")] { (name) }
+                            }
                         }
                         form.out method="post" action="/console/sign-out" {
                             span.quiet { (escape_hidden(subject)) }
@@ -79,4 +80,16 @@ fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
 /// A word of status. Its meaning does not depend on its colour.
 pub(super) fn tag(word: &str, kind: &str) -> Markup {
     html! { span.tag data-kind=(kind) { (word) } }
+}
+
+/// Shortest part of a text, in characters, that may be broken anywhere. *Chosen*: an id, and no name.
+const PART_CHARS: usize = 25;
+
+/// A name with the places where a narrow column may break it: after its separators, and within long parts anywhere.
+pub(super) fn breakable(text: &str) -> Markup {
+    let parts = text.split_inclusive(['/', '_', '-', '.', '@', ':']);
+    html! { @for (idx, part) in parts.enumerate() {
+        @if idx > 0 { wbr; }
+        @if part.chars().count() < PART_CHARS { (part) } @else { span.long { (part) } }
+    } }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Viewer;
 use super::state::Console;
 use crate::audit::pipeline::Probe;
-use crate::audit::query::Filter;
+use crate::audit::query::{Denial, Filter, Summary};
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::postgres;
 use crate::evidence::proof::LogProof;
@@ -105,6 +105,38 @@ impl TrailQuery for RecordsQuery<'_> {
     }
 }
 
+/// Counts of the records that match.
+struct SummaryQuery<'a>(&'a Filter);
+
+impl TrailQuery for SummaryQuery<'_> {
+    type Found = Summary;
+    const COMMAND: ReadCommand = ReadCommand::Count;
+
+    fn filter(&self) -> &Filter {
+        self.0
+    }
+
+    async fn run(&self, trail: &mut TrailReader<LiveOutbox>) -> Result<Vec<Summary>, TrailError> {
+        Ok(vec![trail.summary(self.0).await?])
+    }
+}
+
+/// The refused requests that match, by caller and target.
+struct DenialsQuery<'a>(&'a Filter);
+
+impl TrailQuery for DenialsQuery<'_> {
+    type Found = Denial;
+    const COMMAND: ReadCommand = ReadCommand::Count;
+
+    fn filter(&self) -> &Filter {
+        self.0
+    }
+
+    async fn run(&self, trail: &mut TrailReader<LiveOutbox>) -> Result<Vec<Denial>, TrailError> {
+        trail.denials(self.0).await
+    }
+}
+
 /// Everything about the calls that match, with neighbours up to `reach` positions away.
 struct CallQuery<'a> {
     filter: &'a Filter,
@@ -163,6 +195,16 @@ impl Console {
     /// Searches the trail, and records that `viewer` did before it returns.
     pub(super) async fn search(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<AuditRecord>, String> {
         self.ask(viewer, RecordsQuery(filter)).await
+    }
+
+    /// Counts the records that match, and records that `viewer` asked before it returns.
+    pub(super) async fn summary(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<Summary>, String> {
+        self.ask(viewer, SummaryQuery(filter)).await
+    }
+
+    /// Refused requests by caller and target; records that `viewer` asked before it returns.
+    pub(super) async fn denials(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<Denial>, String> {
+        self.ask(viewer, DenialsQuery(filter)).await
     }
 
     /// Everything about the calls that `filter` selects; records that `viewer` asked before it returns.

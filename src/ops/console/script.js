@@ -1,4 +1,4 @@
-// Fetches the overview again every two seconds while the page is visible.
+// Fetches the overview again every two seconds while the page is visible, and the counts of the trail once.
 "use strict";
 (() => {
   const EVERY_MS = 2000;
@@ -44,4 +44,28 @@
     pause.setAttribute("aria-pressed", String(paused));
   });
   setTimeout(update, EVERY_MS);
+})();
+
+(async () => {
+  const counts = document.getElementById("counts");
+  if (!counts) return;
+  // Beside the records where there is room, and out of their way where there is none.
+  const unfold = () => {
+    const facets = counts.querySelector(".facets");
+    if (facets) facets.open = matchMedia("(min-width: 80rem)").matches;
+  };
+  if (counts.dataset.query !== undefined) {
+    try {
+      const signal = AbortSignal.timeout(30000);
+      const address = `/console/trail/counts?${counts.dataset.query}`;
+      const answer = await fetch(address, { cache: "no-store", credentials: "same-origin", signal });
+      if (!answer.ok) throw new Error(await answer.text());
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      counts.replaceChildren(...fresh.body.childNodes);
+    } catch {
+      counts.textContent = "Not counted: the gateway does not answer.";
+    }
+    counts.removeAttribute("aria-busy");
+  }
+  unfold();
 })();
