@@ -8,7 +8,6 @@ mod audit;
 mod command_line;
 mod config_check;
 mod configuration;
-mod csv;
 mod database;
 mod digest_key;
 mod evidence;

@@ -12,10 +12,10 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::csv::{self, CellText};
 use super::output::json_line;
 use crate::audit::query::{Exported, Filter};
 use crate::audit::record::{Digest, Timestamp};
+use crate::ops::csv::{self, CellText};
 use crate::ops::export_line::export_line;
 use crate::ops::record_ref::record_ref;
 

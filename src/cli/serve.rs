@@ -190,6 +190,7 @@ async fn serve_ops(
         is_behind_tls: config.ops.is_behind_tls(),
         // Without delivery the trail is in the outbox.
         postgres: database::options(config).and_then(|_| database::reader_options(config)),
+        stop: stop.clone(),
     }));
     let router = response_headers::add(hosts::guard(router, &config.ops.hosts(), bound));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };

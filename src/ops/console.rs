@@ -14,6 +14,8 @@
 //! /console/status     the overview for programs, as JSON
 //! /console/trail      a search of the trail
 //! /console/trail/counts  its counts, which the script fetches
+//! /console/trail/live    new records, as server-sent events
+//! /console/trail/export  all records that it finds, for download
 //! /console/records    a search for programs, as JSON lines
 //! /console/callback   the return of a browser from the issuer at which a person signs in
 //! ```
@@ -24,6 +26,8 @@
 mod access;
 mod counts;
 mod denials;
+mod download;
+mod live;
 mod openid;
 mod overview;
 mod page;
@@ -56,6 +60,8 @@ pub fn router(settings: Settings) -> Router {
         .route("/console", get(overview::page))
         .route("/console/trail", get(trail::page))
         .route("/console/trail/counts", get(counts::fragment))
+        .route("/console/trail/live", get(live::stream))
+        .route("/console/trail/export", get(download::export))
         .route("/console/live", get(overview::fragment))
         .route("/console/record", get(record::page))
         .route("/console/proof", get(proof::download))

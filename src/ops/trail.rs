@@ -73,7 +73,7 @@ pub struct CallDetails {
     pub neighbours: Vec<AuditRecord>,
     /// The requests of the same call, if it took several.
     pub same_call: Vec<AuditRecord>,
-    /// What anchors said of checkpoints that cover it, as the database has it.
+    /// The confirmations of checkpoints that cover it, by anchors, as the database has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confirmations: Vec<Confirmation>,
 }

@@ -37,7 +37,7 @@ async function look() {
   await rows.first().waitFor();
   // The counts come after the records; each is a link to what it counts.
   const counts = page.locator("#counts");
-  await counts.getByText("2 refused").waitFor();
+  await counts.locator(".key").getByText("2 refused").waitFor();
   assert.ok(await counts.locator("svg.bars a").count() >= 1);
   const all = await rows.count();
   await counts.locator(".facets").getByRole("link", { name: "example/add" }).click();
@@ -72,6 +72,23 @@ async function look() {
   await page.goto(`${url}/console/trail?method=tools/call&limit=5`);
   await page.getByRole("link", { name: "Older records" }).click();
   await page.waitForURL(/before=/);
+
+  // New records come by themselves, and all of them can be taken away.
+  await page.goto(`${url}/console/trail?method=tools/call`);
+  await rows.first().waitFor();
+  const before = await rows.count();
+  const follow = page.getByRole("button", { name: "Follow" });
+  await follow.click();
+  await page.getByText("New records are shown as they come").waitFor();
+  await ask("call");
+  await page.waitForFunction((before) => document.querySelectorAll(".records tr.fresh").length >= 5
+    && document.querySelectorAll(".records tbody tr").length >= before + 5, before, { timeout: PATIENCE });
+  await follow.click();
+  assert.equal(await follow.getAttribute("aria-pressed"), "false");
+  const started = page.waitForEvent("download");
+  await page.getByRole("link", { name: "JSON lines" }).click();
+  const lines = readFileSync(await (await started).path(), "utf8").trim().split("\n");
+  assert.ok(lines.length >= before + 5 && lines.every((line) => JSON.parse(line).method === "tools/call"));
 
   // Who was denied what, and back to the records.
   await page.getByRole("link", { name: "Who was denied what" }).click();

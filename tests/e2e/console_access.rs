@@ -355,6 +355,82 @@ async fn searching_the_trail_escapes_records_and_is_recorded() {
     assert!(!page.contains("tools/call</td>"), "what was not asked for is not read");
 }
 
+/// The recorded reads of these commands, the oldest first: the command and the number of records.
+async fn reads(visitor: &Visitor, auditor: &str, commands: &[&str]) -> Vec<(String, u64)> {
+    let (_, reads) = visitor.get_as("/console/records?method=gateway/read&limit=500", auditor).await;
+    let reads = reads.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let details = reads.map(|read| serde_json::from_str::<Value>(read["request_args"].as_str().unwrap()).unwrap());
+    let told =
+        details.map(|details| (details["command"].as_str().unwrap().to_owned(), details["rows"].as_u64().unwrap()));
+    told.filter(|(command, _)| commands.contains(&&**command)).collect()
+}
+
+#[tokio::test]
+async fn a_download_has_all_records_and_its_beginning_and_end_are_recorded() {
+    let database = Cluster::shared().create_database().await;
+    let mut setup = Setup::new();
+    setup.set("postgres.url", &database.url);
+    let gatepost = setup.start();
+    let (visitor, auditor) = (Visitor::new(&gatepost), token("auditor"));
+    let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    client.call("echo", json!({ "text": "=1+1" })).await.unwrap();
+    let delivered = async || visitor.get_as("/console/records?tool=echo", &auditor).await.1.contains("=1+1");
+    until_async("the call is in Postgres", SOON, delivered).await;
+    let path = |format: &str| format!("/console/trail/export?tool=echo&format={format}");
+    let (status, lines) = visitor.get_as(&path("jsonl"), &auditor).await;
+    let line: Value = serde_json::from_str(lines.trim_end()).unwrap();
+    assert_eq!((status, &line["request_args"]["text"]), (StatusCode::OK, &json!("=1+1")));
+    let (_, csv) = visitor.get_as(&path("csv"), &auditor).await;
+    assert!(csv.starts_with("gateway_id,") && csv.lines().count() == 2, "{csv}");
+    for (query, says) in [("format=xml", "must be jsonl or csv"), ("format=csv&whom=x", "unknown parameter")] {
+        let (status, said) = visitor.get_as(&format!("/console/trail/export?{query}"), &auditor).await;
+        assert!(status == StatusCode::BAD_REQUEST && said.contains(says), "{status} {said}");
+    }
+    let (status, _) = visitor.get_as(&path("csv"), &token("echo")).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let is_told = async || reads(&visitor, &auditor, &["export"]).await.len() == 4;
+    until_async("the reads are in Postgres", SOON, is_told).await;
+    let rows: Vec<_> = reads(&visitor, &auditor, &["export"]).await.into_iter().map(|(_, rows)| rows).collect();
+    assert_eq!(rows, [0, 1, 0, 1]);
+}
+
+#[tokio::test]
+async fn who_follows_the_trail_is_recorded_once_and_the_stream_ends_with_the_gateway() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let (visitor, auditor) = (Visitor::new(&gatepost), token("auditor"));
+    let url = format!("{}/console/trail/live?method=tools/call", gatepost.ops_url);
+    let follow = || reqwest::Client::new().get(&url).bearer_auth(&auditor).send();
+    let mut stream = follow().await.unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    client.call("echo", json!({ "text": EVIL })).await.unwrap();
+    let mut told = String::new();
+    while !told.contains("event: rows") || !told.ends_with("\n\n") {
+        told += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    assert!(told.contains("data: <tr") && told.contains("&lt;script&gt;") && !told.contains("<script>"), "{told}");
+    assert_eq!(reads(&visitor, &auditor, &["tail --follow"]).await, [("tail --follow".to_owned(), 0)]);
+    let (status, _) = visitor.get_as("/console/trail/live", &token("echo")).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let (status, said) = visitor.get_as("/console/trail/export?format=csv", &auditor).await;
+    assert!(status == StatusCode::CONFLICT && said.contains("gatepost outbox export"), "{said}");
+    let mut others = Vec::new();
+    for _ in 1..8 {
+        others.push(follow().await.unwrap());
+    }
+    assert_eq!(follow().await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE, "a ninth one");
+    let ended = tokio::spawn(async move {
+        let mut told = String::new();
+        while let Ok(Some(chunk)) = stream.chunk().await {
+            told += std::str::from_utf8(&chunk).unwrap();
+        }
+        told
+    });
+    assert_eq!(gatepost.terminate(), Some(0));
+    assert!(ended.await.unwrap().contains("event: end\ndata: the gateway stops"));
+}
+
 #[tokio::test]
 async fn without_postgres_the_console_shows_the_outbox() {
     let mut cluster = Cluster::start();

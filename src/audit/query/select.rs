@@ -83,17 +83,7 @@ pub(super) fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
             sql.push(if clause.contains('(') { ")" } else { "" });
         }
     }
-    let texts = [
-        (&filter.who, &["client_subject", "client_name"][..]),
-        (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
-        (&filter.actor, &["actor_subject"]),
-        (&filter.resource, &["resource_uri"]),
-    ];
-    for (pattern, columns) in texts {
-        if let Some(pattern) = pattern {
-            matches(sql, columns, pattern);
-        }
-    }
+    matching_names(sql, filter);
     if let Some(tool) = &filter.tool {
         // A tool's own name may contain a slash. A resource is found as a tool is.
         sql.push(" AND (tool_name = ").push_bind(tool).push(" OR resource_uri = ").push_bind(tool);
@@ -140,6 +130,20 @@ pub(super) fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
         sql.push(r#" AND ("timestamp", epoch, seq, gateway_id) < ("#).push_bind(moment(key.micros));
         sql.push(", ").push_bind(bigint(key.epoch)).push(", ").push_bind(bigint(key.seq));
         sql.push(", ").push_bind(key.gateway_id).push(")");
+    }
+}
+
+fn matching_names(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
+    let texts = [
+        (&filter.who, &["client_subject", "client_name"][..]),
+        (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
+        (&filter.actor, &["actor_subject"]),
+        (&filter.resource, &["resource_uri"]),
+    ];
+    for (pattern, columns) in texts {
+        if let Some(pattern) = pattern {
+            matches(sql, columns, pattern);
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::selection::Selection;
-use crate::cli::csv::{self, CellText};
 use crate::cli::exit::usage;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{OutputError, json_line, print_error};
+use crate::ops::csv::{self, CellText};
 use crate::ops::format::plural;
 use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;

@@ -147,7 +147,7 @@ struct Check {
     sentence: Markup,
 }
 
-/// What is known without the rest of the trail: the hash, the records beside it, and the confirmations.
+/// The checks that need no other part of the trail: the hash, the records beside it, and the confirmations.
 fn checks(call: &CallDetails) -> Vec<Check> {
     let position = &call.record.position;
     let check = |good: bool, sentence: Markup| Check {

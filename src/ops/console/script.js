@@ -69,3 +69,37 @@
   }
   unfold();
 })();
+
+// New records on top of the others, until the button is pressed again.
+(() => {
+  const ROWS_MAX = 500;
+  const button = document.getElementById("follow");
+  if (!button) return;
+  const told = document.getElementById("following");
+  let source;
+  const stop = (words) => {
+    source?.close();
+    source = undefined;
+    button.setAttribute("aria-pressed", "false");
+    told.textContent = words;
+  };
+  const show = (rows) => {
+    const body = document.querySelector(".records tbody");
+    // There was no table: the page has one the next time.
+    if (!body) return location.reload();
+    const fresh = new DOMParser().parseFromString(`<table><tbody>${rows}</tbody></table>`, "text/html").querySelectorAll("tr");
+    for (const row of fresh) row.classList.add("fresh");
+    body.prepend(...fresh);
+    while (body.rows.length > ROWS_MAX) body.lastElementChild.remove();
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    if (source) return stop("");
+    source = new EventSource(`/console/trail/live?${button.dataset.query}`);
+    source.addEventListener("open", () => { told.textContent = "New records are shown as they come."; });
+    source.addEventListener("rows", (event) => show(event.data));
+    source.addEventListener("end", (event) => stop(`No longer followed: ${event.data}`));
+    source.addEventListener("error", () => stop("No longer followed: the gateway does not answer."));
+    button.setAttribute("aria-pressed", "true");
+  });
+})();

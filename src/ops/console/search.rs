@@ -246,7 +246,8 @@ mod tests {
         let since = |query: &str| Search::parse(query).with_range().page_filter().unwrap().since_micros;
         let day = 86_400_000_000;
         for (query, expected) in [("", day), ("who=ann", day), ("range=1h", 3_600_000_000)] {
-            let age = Timestamp::now().micros() - since(query).unwrap();
+            let begin = since(query).unwrap();
+            let age = Timestamp::now().micros() - begin;
             assert!((expected..expected + 60_000_000).contains(&age), "{query}");
         }
         for query in ["range=all", "session=s", "request_id=0199c0de-0000-7000-8000-000000000001", "until=1h"] {
@@ -268,7 +269,7 @@ mod tests {
             ("range=1y", "range: must be one of 15m, 1h, "),
             ("request_id=7", "Request id: not an id"),
             ("status=fine", "Status: unknown status"),
-            ("whom=ann", "whom: unknown parameter; use one of who, client, "),
+            ("whom=ann", "whom: unknown parameter; use one of who, tool, "),
             ("limit=501", "limit: must be from 1 to 500"),
             ("before=9", "before: \"9\" is not TIME/EPOCH/SEQ/GATEWAY"),
         ] {

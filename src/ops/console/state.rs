@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::pending::PendingSignIns;
 use super::rate::Rate;
@@ -17,6 +18,10 @@ use crate::ops::status::Sources;
 /// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox and
 /// has at most one answer in memory.
 const QUESTIONS_MAX: usize = 2;
+
+/// Browsers that follow or download the trail at the same time. *Chosen*: each has a connection to Postgres, and a
+/// download two pages in memory.
+const STREAMS_MAX: usize = 8;
 
 /// The attributes of the cookie: no script reads it, and no other site causes it to be sent.
 const COOKIE: &str = "Path=/console; HttpOnly; SameSite=Strict";
@@ -44,6 +49,8 @@ pub struct Settings {
     pub is_behind_tls: bool,
     /// The database that has the trail; `None` if the outbox has it.
     pub postgres: Option<postgres::Options>,
+    /// Ends responses that would not end by themselves.
+    pub stop: CancellationToken,
 }
 
 /// The console. Cheap to clone.
@@ -69,11 +76,13 @@ pub(super) struct Inner {
     pub(super) pending_cookie_attributes: &'static str,
     pub(super) rate: Rate,
     pub(super) questions: Arc<Semaphore>,
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) stop: CancellationToken,
 }
 
 impl Console {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { sources, openid, listener, is_behind_tls, postgres } = settings;
+        let Settings { sources, openid, listener, is_behind_tls, postgres, stop } = settings;
         Self(Arc::new(Inner {
             sources,
             postgres,
@@ -87,6 +96,8 @@ impl Console {
             pending_cookie_attributes: if is_behind_tls { SECURE_PENDING_COOKIE } else { PENDING_COOKIE },
             rate: Rate::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            stop,
         }))
     }
 }

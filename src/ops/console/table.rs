@@ -21,7 +21,8 @@ const HEADS: [(&str, Option<&str>); 8] = [
 ];
 
 /// A table of records with a link to each. Who, role, tool and status are links that narrow the search. The ARIA roles
-/// are those that a table has anyway. They are explicit because narrow screens show a row as a card, which removes them.
+/// are those that a table has anyway. They are explicit because narrow screens show a row as a card, which removes
+/// them.
 pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a AuditRecord>, search: &Search) -> Markup {
     html! {
         table.records role="table" {

@@ -66,7 +66,10 @@ pub(super) async fn page(
                         noscript { p { a href={ "/console/trail?" (search.query(&[("counts", "1")])) } { "Count them" } } }
                     },
                 }
-                section.found aria-label="Records" { (found) }
+                section.found aria-label="Records" {
+                    (tools(&search, console.postgres.is_some()))
+                    (found)
+                }
             },
         }
     };
@@ -125,6 +128,31 @@ fn ranges(search: &Search) -> Markup {
             @for (value, words, _) in RANGES {
                 a href={ "/console/trail?" (search.query(&[("range", value), ("since", ""), ("until", ""), ("before", "")])) }
                     aria-current=[(chosen == Some(value)).then_some("true")] { (words) }
+            }
+        }
+    }
+}
+
+/// The ways to follow the records, or take them away.
+fn tools(search: &Search, has_postgres: bool) -> Markup {
+    let query = search.query(&[("before", "")]);
+    let is_newest = search.get("before").or(search.get("until")).is_none();
+    html! {
+        div.tools {
+            @if is_newest {
+                button.plain id="follow" type="button" aria-pressed="false" data-query=(query) hidden { "Follow" }
+                span.quiet id="following" role="status" {}
+            }
+            @if has_postgres {
+                span {
+                    "Download all: "
+                    @for format in ["jsonl", "csv"] {
+                        a href={ "/console/trail/export?" (query) "&format=" (format) } download {
+                            (if format == "csv" { "CSV" } else { "JSON lines" })
+                        }
+                        " "
+                    }
+                }
             }
         }
     }
@@ -214,7 +242,13 @@ fn results(search: &Search, answer: &Answer<AuditRecord>, limit: usize) -> Marku
                 "."
             }
         } @else {
-            (table(&format!("{} from {from}, the newest first", plural(records.len() as u64, "record")), records.iter().rev(), search))
+            @let number = plural(records.len() as u64, "record");
+            // A session is read as it happened.
+            @if search.get("session").is_some() {
+                (table(&format!("{number} of the session from {from}, the oldest first"), records.iter(), search))
+            } @else {
+                (table(&format!("{number} from {from}, the newest first"), records.iter().rev(), search))
+            }
         }
         @if let Some(key) = older {
             p { a rel="next" href={ "/console/trail?" (search.query(&[("before", &key)])) } { "Older records" } }

@@ -7,18 +7,18 @@ use crate::escape::is_hidden;
 use crate::ops::columns::{Value, displayed};
 
 /// The line with the names of the columns.
-pub(super) fn header() -> String {
+pub(crate) fn header() -> String {
     COLUMNS.each_ref().map(|column| column.name).join(",") + "\n"
 }
 
 /// The line of a record. NULL is an empty cell, an empty text is `""`.
-pub(super) fn line(record: &AuditRecord, text: CellText) -> String {
+pub(crate) fn line(record: &AuditRecord, text: CellText) -> String {
     COLUMNS.each_ref().map(|column| cell(&displayed(column, record), text)).join(",") + "\n"
 }
 
 /// The text of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CellText {
+pub(crate) enum CellText {
     /// As recorded.
     Exact,
     /// With an apostrophe before what a spreadsheet would take for a formula.
