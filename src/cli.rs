@@ -6,11 +6,13 @@
 
 mod audit;
 mod command_line;
+mod config_args;
 mod config_check;
 mod configuration;
 mod csv;
 mod database;
 mod digest_key;
+mod env_file;
 mod evidence;
 mod example_backend;
 mod exit;
@@ -48,6 +50,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use config_args::ConfigArgs;
+use env_file::Unreadable;
 use output::OutputError;
 
 /// An MCP gateway whose audit trail is complete.
@@ -77,7 +81,7 @@ enum Command {
     /// Mint a development token, or hash a static one
     Token(token::Args),
     /// Validate configuration files
-    Config(ConfigArgs),
+    Config(ConfigArguments),
     /// Run the example MCP server over stdio
     ExampleBackend,
     /// Become the program of a stdio backend, behind its walls; only the gateway runs this
@@ -90,7 +94,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct ConfigArgs {
+struct ConfigArguments {
     #[command(subcommand)]
     command: ConfigCommand,
 }
@@ -120,11 +124,33 @@ impl Cli {
             // Without a runtime: it becomes another program, and must have one thread.
             return run_backend::run(args);
         }
+        if let Some((config, unreadable)) = self.command.config_args()
+            && let Err(error) = env_file::enter(&config, unreadable)
+        {
+            return exit::exit_code(Err(error));
+        }
         exit::exit_code(self.command.run())
     }
 }
 
 impl Command {
+    /// The options that name the configuration, for the commands that read files of variables. A gateway gets its
+    /// variables from the service manager.
+    fn config_args(&self) -> Option<(ConfigArgs, Unreadable)> {
+        match self {
+            Self::Outbox(args) => Some((args.config_args(), Unreadable::Reported)),
+            Self::Audit(args) => Some((args.config_args(), Unreadable::Reported)),
+            Self::Evidence(args) => Some((args.config_args()?, Unreadable::Reported)),
+            Self::Migrate(args) => Some((args.config.clone(), Unreadable::Reported)),
+            Self::Token(args) => Some((args.config_args()?, Unreadable::Reported)),
+            // Before each start of the unit, with its variables.
+            Self::Config(ConfigArguments { command: ConfigCommand::Check(args) }) => {
+                Some((args.config.clone(), Unreadable::Expected))
+            }
+            _ => None,
+        }
+    }
+
     /// Runs the subcommand on a runtime of its own: of several threads to serve, otherwise of one.
     fn run(self) -> anyhow::Result<()> {
         if !matches!(self, Self::ExampleBackend) {
@@ -152,7 +178,7 @@ impl Command {
             Self::Witness(args) => gateway_process::run(async |log| witness::run(&args, &log).await).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),
-            Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,
+            Self::Config(ConfigArguments { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,
             Self::ExampleBackend => example_backend::run().await,
             Self::RunBackend(args) => {
                 run_backend::run(args);

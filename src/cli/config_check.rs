@@ -4,8 +4,9 @@
 mod connect;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::config_args::ConfigArgs;
 use super::configuration::load_whole;
 use super::exit::{BAD_USAGE, CommandError, FAILED};
 use super::output::print;
@@ -16,9 +17,8 @@ use crate::walls::{Launcher, OwnFiles};
 /// `gatepost config check`
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
     /// Also try what a start needs: each backend, Postgres, the keys of issuers, the listeners' addresses, the outbox
     /// directory; changes nothing, and exits with 1 if one of them fails
     #[arg(long)]
@@ -27,11 +27,12 @@ pub(super) struct Args {
 
 /// Prints that the configuration is valid, or one line per fault on standard error.
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let faults = match check(&args.config) {
+    let path = &args.config.require()?;
+    let faults = match check(path) {
         Ok(config) => {
-            let valid = format!("{}: the configuration is valid\n", args.config.display());
-            print(&(valid + &notes(&config, &args.config)))?;
-            return if args.connect { try_out(&config, &args.config).await } else { Ok(()) };
+            let valid = format!("{}: the configuration is valid\n", path.display());
+            print(&(valid + &notes(&config, path)))?;
+            return if args.connect { try_out(&config, path).await } else { Ok(()) };
         }
         Err(faults) => faults,
     };

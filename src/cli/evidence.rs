@@ -14,6 +14,7 @@ use chrono::DateTime;
 use clap::{Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
+use super::config_args::ConfigArgs;
 use super::exit::usage;
 use super::output::print;
 use crate::evidence::checkpoint::Checkpoint;
@@ -77,6 +78,17 @@ struct ShowArgs {
     /// Check the signatures by this policy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+}
+
+impl Args {
+    /// The options that name the configuration, for the commands that have one.
+    pub(super) fn config_args(&self) -> Option<ConfigArgs> {
+        match &self.command {
+            Command::Keygen(_) | Command::Show(_) => None,
+            Command::Policy(args) => Some(args.global.config_args()),
+            Command::NewLog(args) => Some(args.global.config_args()),
+        }
+    }
 }
 
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {

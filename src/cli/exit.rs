@@ -24,6 +24,14 @@ pub(super) enum CommandError {
     /// The configuration has these faults.
     #[error("the configuration has {} faults", .0.len())]
     Configuration(Vec<ConfigError>),
+    /// A setting that the command needs is not set.
+    #[error("{message}")]
+    NotConfigured {
+        /// The message.
+        message: String,
+        /// The exit code.
+        code: u8,
+    },
     /// The directory is not an outbox of this version.
     #[error("{0}")]
     NoOutbox(String),
@@ -65,6 +73,7 @@ pub(super) fn report(error: &anyhow::Error, print: impl Fn(&str)) -> u8 {
         }
         Some(CommandError::Usage(_)) => BAD_USAGE,
         Some(CommandError::NoOutbox(_)) => NO_OUTBOX,
+        Some(CommandError::NotConfigured { code, .. }) => *code,
         Some(CommandError::NotProven(_)) => NOT_PROVEN,
         None => FAILED,
     };

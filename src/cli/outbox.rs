@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use super::config_args::ConfigArgs;
 use super::exit::{CommandError, report, usage};
 use super::gateway_error::GatewayError;
 use super::global_args::GlobalArgs;
@@ -79,11 +80,23 @@ impl Command {
     }
 }
 
+impl Args {
+    pub(super) fn config_args(&self) -> ConfigArgs {
+        self.global.config_args()
+    }
+}
+
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let (config, json) = (args.global.load()?, args.global.json);
+    let (config, file) = args.global.load()?;
+    let done = Box::pin(dispatch(args, &config)).await;
+    done.map_err(|error| file.explain(error))
+}
+
+async fn dispatch(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let json = args.global.json;
     if let Command::Requeue(args) = &args.command {
         // The outbox is not involved.
-        return requeue::run(&config, args, json).await;
+        return requeue::run(config, args, json).await;
     }
     let dir = &config.audit.dir;
     let outboxes: Vec<_> = outboxes(dir)?.iter().map(|outbox| OutboxClient::new(outbox)).collect();
@@ -102,8 +115,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         args.command,
         Command::List(_) | Command::Show(_) | Command::Tail(_) | Command::Verify | Command::Export(_)
     );
-    if reads_records && any_delivers(&outboxes).await {
-        print_error("the live gateway delivers to Postgres: delivered records are there, and this reads the others");
+    if reads_records && any_has_delivered(&outboxes).await {
+        print_error("the gateway delivers to Postgres: delivered records are there, and this reads the others");
     }
     let done = match &args.command {
         // One output for all slots.
@@ -112,8 +125,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&outboxes, args, json).await,
         Command::Export(args) => export::run(dir, &outboxes, args, json).await,
         command => match &outboxes[..] {
-            [outbox] => run_on(&config, outbox, command, json).await,
-            _ => run_on_each(&config, &outboxes, command, json).await,
+            [outbox] => run_on(config, outbox, command, json).await,
+            _ => run_on_each(config, &outboxes, command, json).await,
         },
     };
     done.map_err(with_code)
@@ -161,9 +174,9 @@ async fn run_on(config: &Config, outbox: &OutboxClient, command: &Command, json:
     }
 }
 
-async fn any_delivers(outboxes: &[OutboxClient]) -> bool {
+async fn any_has_delivered(outboxes: &[OutboxClient]) -> bool {
     for outbox in outboxes {
-        if outbox.delivers().await.unwrap_or(false) {
+        if outbox.has_delivered().await.unwrap_or(false) {
             return true;
         }
     }

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::usage;
+use super::config_args::{CONFIG_HELP, require};
 use super::gateway_error::GatewayError;
 use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
 use super::notary::{self, RunningNotary};
@@ -46,8 +46,7 @@ const OPS_CONNECTIONS_MAX: usize = 64;
 /// `gatepost serve`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
     /// Run the example backend on a loopback address and print tokens and commands; needs no configuration
     #[arg(long, conflicts_with = "config")]
@@ -65,12 +64,11 @@ pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let (config, banner, file) = if args.quickstart {
         let (config, quickstart) = quickstart::prepare(&args.backend)?;
         (config, Some(quickstart), None)
-    } else if let Some(path) = &args.config {
-        let stamp = reload::stamp(path);
-        let loaded = configuration::load_for_gateway(path)?;
-        (loaded.config.clone(), None, Some((path.clone(), stamp, loaded)))
     } else {
-        return Err(usage("serve needs --config FILE, or --quickstart to try it out"));
+        let path = require(args.config.as_deref(), ", or try the gateway out with --quickstart")?;
+        let stamp = reload::stamp(&path);
+        let loaded = configuration::load_for_gateway(&path)?;
+        (loaded.config.clone(), None, Some((path, stamp, loaded)))
     };
     run_logged(&config, log, Box::pin(serve(&config, log, banner, file))).await
 }

@@ -35,6 +35,7 @@ mod certificate;
 mod certificate_search;
 mod config;
 mod config_check;
+mod config_found;
 mod connect;
 mod console_proof;
 mod directory;

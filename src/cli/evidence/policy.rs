@@ -35,7 +35,7 @@ const HEAD: &str = "\
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    global: GlobalArgs,
+    pub(super) global: GlobalArgs,
     /// Only logs of this gateway; may be given several times
     #[arg(long = "gateway", value_name = "ID")]
     gateways: Vec<uuid::Uuid>,
@@ -82,7 +82,7 @@ struct Log {
 }
 
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let config = args.global.load()?;
+    let (config, _) = args.global.load()?;
     let Some(signer) = notary::signer(&config)? else {
         return Err(usage("evidence.origin is not set, so nothing is signed; name the configuration with --config"));
     };
