@@ -41,6 +41,8 @@ mod serve;
 mod slots;
 mod stdio;
 mod table;
+mod table_args;
+mod terminal;
 mod token;
 mod trail;
 mod witness;
@@ -52,11 +54,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use config_args::ConfigArgs;
 use env_file::Unreadable;
-use output::OutputError;
+use output::{OutputError, print};
 
 /// An MCP gateway whose audit trail is complete.
 #[derive(Debug, Parser)]
-#[command(name = "gatepost", version, about, max_term_width = 100)]
+#[command(name = "gatepost", version, about, max_term_width = 80)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -69,6 +71,7 @@ enum Command {
     /// Run the gateway as a stdio server, for clients that start their own servers
     Stdio(stdio::Args),
     /// Inspect or change the outbox of a live gateway, or of a dead one's directory
+    #[command(visible_alias = "debug")]
     Outbox(outbox::Args),
     /// Read and verify the audit trail
     Audit(audit::Args),
@@ -87,6 +90,8 @@ enum Command {
     /// Become the program of a stdio backend, behind its walls; only the gateway runs this
     #[command(hide = true)]
     RunBackend(run_backend::Args),
+    /// Print the version
+    Version,
     /// Print shell completions
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all manual pages
@@ -184,6 +189,7 @@ impl Command {
                 run_backend::run(args);
                 Ok(())
             }
+            Self::Version => Ok(print(&format!("gatepost {}\n", env!("CARGO_PKG_VERSION")))?),
             Self::Completions(args) => manual::completions(&args, &mut Cli::command()),
             Self::Man(args) => manual::man(&args, Cli::command()),
         }

@@ -96,24 +96,24 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn dispatch(args: &Args, config: &Config, file: &ConfigFile) -> anyhow::Result<()> {
-    let json = args.global.json;
+    let (json, terminal) = (args.global.json, args.global.terminal());
     match &args.command {
-        Command::Query(args) => query::run(config, args, json).await,
-        Command::Show(args) => show::run(config, args, json).await,
-        Command::Tail(args) => tail::run(config, args, json).await,
-        Command::Export(args) => export::run(config, args, json).await,
+        Command::Query(args) => query::run(config, args, json, terminal).await,
+        Command::Show(args) => show::run(config, args, json, terminal).await,
+        Command::Tail(args) => tail::run(config, args, json, terminal).await,
+        Command::Export(args) => export::run(config, args, json, terminal.zone).await,
         Command::VerifyExport(_) => Ok(()),
         Command::Prove(args) => prove::run(config, args, json).await,
-        Command::Certify(args) => certify::run(config, args, json).await,
+        Command::Certify(args) => certify::run(config, args, json, terminal.zone).await,
         Command::Match(args) => match_text::run(config, args, json).await,
         Command::Pins(pins) => pins::run(config, file.path(), pins).await,
         Command::Accept(args) => accept::run(config, args, json).await,
         Command::ResolveFork(args) => resolve_fork::run(config, args, json).await,
-        Command::Hold(args) => hold::run(config, args, json).await,
+        Command::Hold(args) => hold::run(config, args, json, terminal).await,
         Command::Retire(args) => retire::run(config, args, json).await,
-        Command::Decisions(args) => decisions::run(config, args, json).await,
-        Command::Gateways(args) => gateways::run(config, args, json).await,
+        Command::Decisions(args) => decisions::run(config, args, json, terminal).await,
+        Command::Gateways(args) => gateways::run(config, args, json, terminal).await,
         Command::Heads => heads::run(config).await,
-        Command::Verify(args) => verify::run(config, args, json).await,
+        Command::Verify(args) => verify::run(config, args, json, terminal).await,
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::config_args::ConfigArgs;
 use super::configuration::load_whole;
 use super::exit::{BAD_USAGE, CommandError, FAILED};
-use super::output::print;
+use super::output::{print, without_error_numbers};
 use super::{preflight, program};
 use crate::config::{Config, ConfigError, Origin, is_loopback};
 use crate::walls::{Launcher, OwnFiles};
@@ -38,7 +38,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     };
     for fault in faults {
         // Without the program's name: editors jump to `file:line`. Nothing can be done if standard error is closed.
-        writeln!(std::io::stderr().lock(), "{fault}").ok();
+        writeln!(std::io::stderr().lock(), "{}", without_error_numbers(&fault.to_string())).ok();
     }
     Err(CommandError::Reported { code: BAD_USAGE }.into())
 }

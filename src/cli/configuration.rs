@@ -47,8 +47,8 @@ fn load_checked(path: Option<&Path>, access: impl FnOnce(FileAccess) -> FileAcce
     Ok(loaded)
 }
 
-/// The environment variables that may be settings. A variable that is not UTF-8 names no setting; the caller's token and
-/// the path of the configuration are not settings.
+/// The environment variables that may be settings. A variable that is not UTF-8 names no setting; the caller's token
+/// and the path of the configuration are not settings.
 pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     let all =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

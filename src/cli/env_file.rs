@@ -22,7 +22,7 @@ const ENV_FILE_BYTES_MAX: usize = 256 * 1024;
 /// This process's own program, also if its file was replaced. *Spec*: proc(5).
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Characters that a backslash makes ordinary within double quotes. *Spec*: systemd, src/basic/env-file.c.
+/// Characters that a backslash makes ordinary within double quotes. *Spec*: `parse_env_file_internal` in systemd.
 const ESCAPED_IN_QUOTES: [char; 4] = ['"', '\\', '`', '$'];
 
 /// The file of variables beside the machine's configuration cannot be read by the command's user.
@@ -81,7 +81,7 @@ fn parse_at(path: &Path, bytes: &[u8]) -> Result<Vec<(String, String)>, String> 
 const NO_NAME: &str = "the text before = is not the name of a variable, and systemd leaves out such a line: write \
                        NAME=value";
 
-/// The place of the parser in a line. *Spec*: systemd, src/basic/env-file.c.
+/// The place of the parser in a line. *Spec*: `parse_env_file_internal` in systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// Before a name.
@@ -184,7 +184,7 @@ mod tests {
         parse(text).unwrap().into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
-    /// The cases of systemd's own test, src/test/test-env-file.c.
+    /// The cases of systemd's own test, `test-env-file`.
     #[test]
     fn files_are_read_as_systemd_reads_them() {
         let text = "a=a\na=b\na=b\na=a\nb=b\\\nc\nd= d\\\ne  \\\nf  \ng=g\\ \nh= \u{105}\\ \u{107} \ni=i\\";

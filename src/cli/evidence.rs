@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::config_args::ConfigArgs;
 use super::exit::usage;
 use super::output::print;
+use crate::counts::plural;
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::cosignature::UnixTime;
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, SignatureType, SigningKey, VerifierKey};
@@ -191,8 +192,9 @@ fn shown_proof(proof: &LogProof, policy: Option<&Policy>) -> anyhow::Result<Stri
 
 fn shown_note(note: &Note, policy: Option<&Policy>) -> anyhow::Result<String> {
     let checkpoint = Checkpoint::parse(note.text())?;
-    let (origin, size, root) = (checkpoint.origin(), checkpoint.size(), checkpoint.root());
-    let mut text = format!("checkpoint of the log {origin}: {size} records, root {root:?}\n");
+    let (origin, root) = (checkpoint.origin(), checkpoint.root());
+    let size = plural(checkpoint.size(), "record");
+    let mut text = format!("checkpoint of the log {origin}: {size}, root {root:?}\n");
     for line in checkpoint.extensions() {
         writeln!(text, "further line: {line}")?;
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output::{OutputError, print_error};
 use crate::config::ConfigError;
+use crate::counts::plural;
 
 /// The command failed.
 pub(super) const FAILED: u8 = 1;
@@ -22,7 +23,7 @@ pub(super) enum CommandError {
     #[error("{0}")]
     Usage(String),
     /// The configuration has these faults.
-    #[error("the configuration has {} faults", .0.len())]
+    #[error("the configuration has {}", plural(.0.len() as u64, "fault"))]
     Configuration(Vec<ConfigError>),
     /// A setting that the command needs is not set.
     #[error("{message}")]

@@ -125,6 +125,7 @@ async fn serve_until(
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let path = file.as_ref().map(|((path, ..), _)| path.as_path());
+    let config_file = path.map(|path| path.display().to_string());
     let launcher = Launcher::with_walls(OwnFiles::of(config, path));
     let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
     let sources = Sources {
@@ -153,7 +154,7 @@ async fn serve_until(
         write_addresses(config, mcp, ops)?;
     }
     let address = format!("{}/mcp", url(scheme(config), mcp));
-    tracing::info!(mcp = %address, ?ops, "listening");
+    tracing::info!(mcp = %address, ops = ops.map(tracing::field::display), config = config_file, "listening");
     tasks.spawn(supervisor::notify_systemd(address, probe, stop.clone(), ops_stop.clone()));
     if let Some(banner) = banner {
         banner.print(mcp, ops)?;

@@ -36,10 +36,10 @@ pub(super) struct Args {
     /// Subject of the token (sub)
     #[arg(long, value_name = "NAME", required = true)]
     subject: Option<String>,
-    /// Role of the token; repeat it for several roles
+    /// Role of the token; may be repeated
     #[arg(long = "role", value_name = "ROLE", required = true)]
     roles: Vec<String>,
-    /// Validity of the token, for example 15m or 1h; at most 7days
+    /// Validity of the token, for example 15m or 1h; at most 7d
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
     /// Id (kid) of the key to sign with; needed if several HS256 keys are configured
@@ -65,7 +65,7 @@ struct HashArgs {
     /// Subject of the token; without it only the hash is printed, not the whole entry
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// Role of the token; repeat it for several roles
+    /// Role of the token; may be repeated
     #[arg(long = "role", value_name = "ROLE", requires = "subject")]
     roles: Vec<String>,
     /// Id of the token in records

@@ -10,11 +10,12 @@ use super::outbox_client::OutboxClient;
 use super::output::print_error;
 use super::slots;
 use crate::audit::query::Filter;
+use crate::audit::sink::ErrorClass;
 use crate::config::Config;
 use crate::ops::admin;
 use crate::ops::protocol::Question;
 use crate::ops::read_log::{ReadCommand, TrailRead};
-use crate::ops::trail::TrailReader;
+use crate::ops::trail::{TrailError, TrailReader};
 
 /// A reader of the trail.
 pub(super) type Trail = TrailReader<OutboxClient>;
@@ -56,7 +57,13 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
         ))
         .into());
     }
-    Ok(Trail::open(postgres.as_ref(), outbox).await?)
+    Trail::open(postgres.as_ref(), outbox).await.map_err(|error| match error {
+        TrailError::Connect(error) if error.class == ErrorClass::Transient => anyhow::anyhow!(
+            "Postgres does not answer: {error}; records that are not delivered yet: gatepost outbox list, the state of \
+             delivery: gatepost outbox stats"
+        ),
+        error => error.into(),
+    })
 }
 
 /// True if a live gateway can be asked to record reads.

@@ -61,4 +61,5 @@ mod run;
 mod scale;
 mod secret_files;
 mod slots;
+mod terminal;
 mod trials;
