@@ -228,6 +228,43 @@ async fn only_confirmed_records_are_retired_and_the_kept_ones_are_still_proven()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn verify_compares_checkpoints_with_what_two_retirements_left() {
+    let mut drill = Drill::new().await;
+    drill.configure();
+    let day = Duration::from_hours(24);
+    drill.stream.calls(10, month(1) + day);
+    drill.stream.deliver(&drill.database.url).await;
+    for (size, before, hours) in [(9, 3, 2), (13, 2, 1), (20, 2, 2), (30, 2, 3), (40, 1, 48)] {
+        drill.checkpoint(size, before, hours).await;
+        drill.anchor(i64::try_from(size).unwrap(), "w1", "witness").await;
+    }
+    let key = |secret: &str| SigningKey::parse(secret).unwrap().verifier().to_string();
+    let name = format!("{ORIGIN}/{}", drill.stream.gateway_id);
+    let log = SigningKey::parse_named(&drill.secret, &name).unwrap().verifier().to_string();
+    let policy = drill.setup.dir().join("policy").display().to_string();
+    fs::write(&policy, format!("log {log}\nwitness w1 {}\nquorum w1\n", key(&drill.witnesses["w1"]))).unwrap();
+    let heads = drill.setup.dir().join("confirmed").display().to_string();
+    // The hashes of the first retirement stay where those of the records between them are gone after the second.
+    for (before, runs) in [(2, [10, 11, 13, 15].as_slice()), (1, &[10, 11, 13, 15])] {
+        let (code, stdout, stderr) = drill.retire_before(before, &[]);
+        assert_eq!(code, Some(0), "{stdout}{stderr}");
+        let kept: Vec<i64> = sqlx::query_scalar("SELECT seq FROM audit_retired_hash ORDER BY seq")
+            .fetch_all(&mut drill.owner)
+            .await
+            .unwrap();
+        assert_eq!(kept, runs);
+        fs::write(&heads, run(&drill.setup, &["audit", "heads"]).1).unwrap();
+        let (code, stdout, stderr) = run(&drill.setup, &["audit", "verify", "--policy", &policy, "--expect", &heads]);
+        assert!(stdout.contains(&format!("proven to index 39 in {name}, witnessed at 20")), "{stdout}{stderr}");
+        assert!(code == Some(0) && !stdout.contains("signed root"), "{code:?} {stdout}{stderr}");
+    }
+    // A kept record that was changed with all that follows from it is still noticed.
+    drill.sql("UPDATE audit_log SET hash = sha256('x') WHERE seq = 35").await;
+    let (code, stdout, _) = run(&drill.setup, &["audit", "verify", "--policy", &policy, "--expect", &heads]);
+    assert!(code == Some(1) && stdout.contains("do not give the root that"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_witness_that_is_away_can_continue_after_the_retirement() {
     let mut drill = Drill::new().await;
     drill.configure();
