@@ -121,7 +121,7 @@ fn the_manifests_agree_with_each_other_and_with_the_configuration() {
     let stop = config.server.drain_timeout + config.audit.store_timeout + config.postgres.drain_timeout;
     assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > stop.as_secs());
 
-    // What clients can occupy (docs/operations.md, "Memory and connections"), and a quarter for the rest of the process.
+    // What clients can occupy (docs/operations.md, "Memory and connections"), and a quarter for all else.
     let bounded = config.server.request_bytes_max as u64
         + config.server.replay_bytes_max as u64
         + config.audit.ring_bytes_max as u64

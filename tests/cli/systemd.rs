@@ -1,5 +1,5 @@
-//! `packaging/gatepost.service` with the configuration that the package installs: a gateway that has the environment, the
-//! user and the files which systemd gives it starts.
+//! `packaging/gatepost.service` with the configuration that the package installs: a gateway starts that has the
+//! environment, the user and the files which systemd gives it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,8 +13,8 @@ use crate::sandbox::Sandbox;
 /// A user such as `DynamicUser=` makes. *Spec*: systemd.exec(5), 61184 to 65519.
 const USER: u32 = 61_234;
 
-/// Sets the access list with which systemd lets a user read files of root, if the file system has such lists: the owner
-/// and the user may read (4) or also pass (5), the group and others nothing. The list's mask is in the mode's group bits.
+/// Sets the access list with which systemd lets a user read files of root, if the file system has such lists: the
+/// owner and the user may read (4) or also pass (5), all others nothing. The list's mask is in the mode's group bits.
 /// *Spec*: acl(5), and the kernel's `struct posix_acl_xattr_entry`.
 const SET_ACCESS_LIST: &str = r#"
 import os, struct, sys
