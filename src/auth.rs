@@ -5,20 +5,24 @@
 //! the algorithm that it was configured or published with, so that a token with `none`, or with HS256 and a public key
 //! as the secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. `aud` is
 //! that of the endpoint of the request, or a configured one ([`audience`]). A static token ([`static_tokens`]) is
-//! looked up by its hash. A certificate is used only if there is no `Authorization` header.
+//! looked up by its hash. A certificate is used only if there is no `Authorization` header. At the console people can
+//! sign in at an issuer ([`openid_client`]); the ID token is verified by the same keys ([`id_token`]).
 //!
 //! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
 pub mod audience;
 pub mod certificate;
 mod claims;
+pub(crate) mod client_secret;
 pub mod credential;
 mod discovery;
 mod fetch;
+pub mod id_token;
 pub mod issuer;
 pub mod jwks;
 mod jwt;
 pub mod keys;
+pub mod openid_client;
 mod principal;
 pub mod static_tokens;
 mod token;
@@ -43,7 +47,7 @@ use serde_json::Value;
 use static_tokens::StaticTokens;
 pub use token::{Claims, MintError, mint};
 use validity::Validity;
-use verified_token::{KeySource, VerifiedToken, Withdrawal};
+use verified_token::{KeySource, Purpose, VerifiedToken, Withdrawal};
 
 use crate::audit::record::{Authentication, Identity};
 use crate::config;
@@ -286,7 +290,6 @@ impl Authenticator {
         }
         let (verified, claim_rules) = self.verify(token, is_endpoint).await?;
         let claims = &verified.claims;
-        let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
         let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
         let validity = expiry.map_or(Validity::UNLIMITED, |expiry| Validity::until_seconds(expiry, self.leeway));
@@ -295,16 +298,7 @@ impl Authenticator {
             return Err(refuse("the token has expired").into());
         }
         let is_in_scope = self.required_scope().is_none_or(|required| has_scope(claims, required));
-        let roles = claim_rules.roles(claims);
-        let principal = Principal {
-            subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
-            issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
-            token_id: text("jti").map(str::to_owned),
-            no_role: roles.is_empty().then(|| claim_rules.no_role(claims)),
-            roles,
-            identity: Arc::new(claim_rules.identity(claims)),
-            credential: Credential::Token(validity, Arc::new(verified)),
-        };
+        let principal = principal(verified, claim_rules, validity)?;
         self.scoped(principal, is_in_scope)
     }
 
@@ -334,10 +328,11 @@ impl Authenticator {
             }
             Credential::Token(_, token) => {
                 let (audiences, claim_rules) = self.rules_of(token, &principal.issuer)?;
-                if !token.is_for_endpoint && !audience::is_listed(&token.claims, audiences) {
+                if token.purpose == Purpose::Listed && !audience::is_listed(&token.claims, audiences) {
                     return Err(Withdrawal::Audience);
                 }
-                if self.required_scope().is_some_and(|scope| !has_scope(&token.claims, scope)) {
+                let lacks = |scope| token.purpose != Purpose::SignIn && !has_scope(&token.claims, scope);
+                if self.required_scope().is_some_and(lacks) {
                     return Err(Withdrawal::Scope);
                 }
                 claim_rules.roles(&token.claims)
@@ -412,6 +407,19 @@ impl Authenticator {
         token: &str,
         is_endpoint: IsEndpoint<'_>,
     ) -> Result<(VerifiedToken, &ClaimRules), AuthError> {
+        let (mut verified, audiences, claim_rules) = self.signed(token).await?;
+        // First: a reload may take the endpoint's URL off the list, and the token is good there nevertheless.
+        if audience::has_audience(&verified.claims, is_endpoint) {
+            verified.purpose = Purpose::Endpoint;
+        } else if !audience::is_listed(&verified.claims, audiences) {
+            return Err(AuthError::Audience);
+        }
+        Ok((verified, claim_rules))
+    }
+
+    /// A JWT that its issuer signed and that has not expired, whatever its audience, with the listed audiences and the
+    /// rules by which its claims are read.
+    async fn signed(&self, token: &str) -> Result<(VerifiedToken, &[String], &ClaimRules), AuthError> {
         let Header { alg: algorithm, kid, .. } = header(token)?;
         let issuer = claimed_issuer(token)?;
         let configured = self.configured(&issuer, kid.as_deref());
@@ -431,12 +439,7 @@ impl Authenticator {
             let digest = configured.get(at).map(|known| known.digest).ok_or_else(|| refuse(UNKNOWN_KEY))?;
             (claims, KeySource::Configured(digest), &self.audiences, &self.claim_rules)
         };
-        // First: a reload may take the endpoint's URL off the list, and the token is good there nevertheless.
-        let is_for_endpoint = audience::has_audience(&claims, is_endpoint);
-        if !is_for_endpoint && !audience::is_listed(&claims, audiences) {
-            return Err(AuthError::Audience);
-        }
-        Ok((VerifiedToken { kid, algorithm, key, is_for_endpoint, claims }, claim_rules))
+        Ok((VerifiedToken { kid, algorithm, key, purpose: Purpose::Listed, claims }, audiences, claim_rules))
     }
 
     /// The keys of `[[auth.keys]]` for tokens of this issuer and `kid`.
@@ -444,6 +447,22 @@ impl Authenticator {
         let is_of = |known: &&ConfiguredKey| known.key.issuer == issuer && known.key.kid.as_deref() == kid;
         self.keys.iter().filter(is_of).collect()
     }
+}
+
+/// The principal of a verified token.
+fn principal(verified: VerifiedToken, claim_rules: &ClaimRules, validity: Validity) -> Result<Principal, AuthError> {
+    let claims = &verified.claims;
+    let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let roles = claim_rules.roles(claims);
+    Ok(Principal {
+        subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
+        issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
+        token_id: text("jti").map(str::to_owned),
+        no_role: roles.is_empty().then(|| claim_rules.no_role(claims)),
+        roles,
+        identity: Arc::new(claim_rules.identity(claims)),
+        credential: Credential::Token(validity, Arc::new(verified)),
+    })
 }
 
 /// The loaded value. Errors are appended to `errors`, each with its setting.

@@ -12,6 +12,7 @@ mod backend;
 mod backend_oauth;
 mod check;
 mod check_evidence;
+mod check_sign_in;
 mod deserialize;
 mod difference;
 mod error;
@@ -20,6 +21,7 @@ mod expression;
 mod load;
 mod name;
 mod network;
+mod ops;
 mod path;
 mod pins;
 mod policy;
@@ -41,13 +43,14 @@ pub use expression::anchored;
 pub use load::Loaded;
 pub use name::check_alias;
 pub use network::Network;
+pub use ops::{Ops, SignIn};
 pub use pins::{Pin, Pins, read_pins, write_pins};
 pub use public_url::PublicUrl;
 pub use reference::reference;
 pub use role::{Condition, ConditionFrom, Role, Scalar};
 pub use sections::{
-    Alarms, Audit, Config, ForwardedHeader, Level, Limits, Log, LogFormat, OnFailure, Ops, Postgres, RecordAnswers,
-    Server, Telemetry,
+    Alarms, Audit, Config, ForwardedHeader, Level, Limits, Log, LogFormat, OnFailure, Postgres, RecordAnswers, Server,
+    Telemetry,
 };
 pub use settings_table::{Fallback, SETTINGS, SettingSpec};
 pub use value_type::{ValueType, is_loopback, is_protected, issuer_url};

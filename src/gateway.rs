@@ -11,6 +11,7 @@
 
 pub mod answer;
 pub mod call;
+mod console_access;
 pub mod dispatch;
 pub mod drain;
 pub mod fault;
@@ -22,11 +23,9 @@ pub mod session;
 pub mod sessions;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use parking_lot::RwLock;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -35,9 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
-use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Digest, Outcome, RequestId, Status};
+use crate::audit::record::Digest;
 use crate::audit::{Audit, UnavailableError};
-use crate::auth::{AuthError, Principal};
 use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
@@ -50,7 +48,6 @@ use call::counters::CallCounters;
 use call::limits::Limits;
 use call::list_changes;
 use call::questions::Questions;
-use call::refusal_windows::RefusedRequest;
 use call::refusals::Refusals;
 use call::request_state::RequestStates;
 use call::resource_owners::ResourceOwners;
@@ -306,66 +303,6 @@ impl Handle {
         self.0.audit.config_digest(text)
     }
 
-    /// Verifies a bearer token as for a call. A JWT must have one of the configured audiences: one that was issued for
-    /// an MCP endpoint is good there.
-    ///
-    /// # Errors
-    /// [`AuthError`]: the token is missing or not valid.
-    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
-        self.0.rules().auth.authenticate_header(authorization, &|_| false).await
-    }
-
-    /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
-    #[must_use]
-    pub fn accepts(&self, principal: &Principal) -> bool {
-        self.0.rules().auth.accepts(principal)
-    }
-
-    /// The role that a token needs for the console.
-    #[must_use]
-    pub fn console_role(&self) -> String {
-        self.0.rules().console_role.clone()
-    }
-
-    /// The address of the client of a request with `headers` from `peer`, which a trusted proxy may have named.
-    #[must_use]
-    pub fn client_addr(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddr {
-        self.0.proxies.client(peer, headers)
-    }
-
-    /// Records an event that `caller` caused; its record has `method`.
-    ///
-    /// # Errors
-    /// [`UnavailableError`]: the record did not reach the configured level.
-    pub async fn record_event(
-        &self,
-        method: &str,
-        client: ClientAddr,
-        caller: &Caller,
-    ) -> Result<(), UnavailableError> {
-        self.0.audit.record_event(call_of(method, client, caller)).await
-    }
-
-    /// Records a refused request, with `method`, or counts it together with others, like refusals by the gateway.
-    ///
-    /// # Errors
-    /// [`UnavailableError`]: the refusal was neither recorded nor counted, or its record stays in the ring.
-    pub async fn record_refusal(
-        &self,
-        method: &str,
-        client: ClientAddr,
-        caller: &Caller,
-        status: Status,
-        reason: &str,
-    ) -> Result<(), UnavailableError> {
-        let core = &self.0;
-        core.counters.refused(status);
-        let addr = Some(client.ip());
-        let refused = RefusedRequest { caller, addr, status, backend: None, method, tool: None, reason };
-        let record = || (call_of(method, client, caller), Outcome::failed(status, reason), ());
-        core.refusals.record(&core.audit, &refused, record).await.map(|_| ())
-    }
-
     /// The number of backends that answer now.
     #[must_use]
     pub fn backends_up(&self) -> usize {
@@ -463,12 +400,6 @@ impl Handle {
     pub fn messages_open(&self) -> usize {
         self.0.tasks.len()
     }
-}
-
-/// The call of a request to the operations listener, for its record.
-fn call_of(method: &str, client: ClientAddr, caller: &Caller) -> Call {
-    let correlation = Correlation { addr: Some(client), ..Correlation::default() };
-    Call::new(RequestId::new(), method).with_caller(caller).with_correlation(&correlation)
 }
 
 /// Compiles everything in `config` that can have faults, and collects them all.

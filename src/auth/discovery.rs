@@ -1,6 +1,8 @@
-//! Discovery of an issuer's key set by the issuer's metadata. *Spec*: `OpenID` Connect Discovery 1.0 4, and RFC 8414 3.
+//! Discovery of an issuer's key set and of its sign-in by the issuer's metadata. *Spec*: `OpenID` Connect Discovery 1.0
+//! 4, and RFC 8414 3.
 
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use crate::auth::fetch::{Fetch, FetchError};
@@ -14,6 +16,35 @@ const ISSUER_SHOWN_MAX: usize = 256;
 struct Document {
     issuer: String,
     jwks_uri: String,
+    // Members of another type do not make the keys unusable.
+    #[serde(default)]
+    authorization_endpoint: Value,
+    #[serde(default)]
+    token_endpoint: Value,
+    #[serde(default)]
+    token_endpoint_auth_methods_supported: Value,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: Value,
+}
+
+/// The metadata of an issuer, in its own name.
+pub(super) struct Metadata {
+    document: Document,
+    /// True if the issuer is on this machine.
+    is_local: bool,
+}
+
+/// The endpoints at which people sign in.
+#[derive(Clone, Debug)]
+pub(super) struct SignInEndpoints {
+    /// The page to which a browser is sent.
+    pub(super) authorization: Url,
+    /// The endpoint that exchanges a code for tokens.
+    pub(super) token: Url,
+    /// True if a client's secret is sent in the body, because the header is not supported.
+    pub(super) is_secret_in_body: bool,
+    /// True if each response to the browser names the issuer (RFC 9207).
+    pub(super) names_issuer: bool,
 }
 
 /// The reason why an issuer's key set is not found.
@@ -27,8 +58,8 @@ pub(super) enum DiscoveryError {
         "the issuer's metadata is that of another issuer, {found:?}: write its issuer exactly so, if it is the right one"
     )]
     OtherIssuer { found: String },
-    #[error("jwks_uri in the issuer's metadata is not a URL with https")]
-    KeysUrl,
+    #[error("{0} in the issuer's metadata is missing or not a URL with https")]
+    Url(&'static str),
 }
 
 /// The two places of an issuer's metadata. The second is for servers that have nothing at the first.
@@ -54,27 +85,57 @@ impl MetadataUrls {
         })
     }
 
-    /// Fetches the metadata of `issuer`, and returns the URL of its key set. The caller limits the time.
+    /// Fetches the metadata of `issuer`. The caller limits the time.
     ///
     /// # Errors
-    /// [`DiscoveryError`]: the document is missing, or cannot be trusted for this issuer.
-    pub(super) async fn keys_url(&self, issuer: &str, fetch: &dyn Fetch) -> Result<Url, DiscoveryError> {
+    /// [`DiscoveryError`]: the document is missing, or is not that of this issuer.
+    pub(super) async fn fetch(&self, issuer: &str, fetch: &dyn Fetch) -> Result<Metadata, DiscoveryError> {
         let document = match fetch.fetch(&self.openid).await {
             Err(FetchError::Status(_)) => fetch.fetch(&self.oauth).await,
             other => other,
         };
         let document = document.map_err(DiscoveryError::Fetch)?;
-        let Document { issuer: found, jwks_uri } =
-            serde_json::from_slice(&document).map_err(|_| DiscoveryError::Document)?;
+        let document: Document = serde_json::from_slice(&document).map_err(|_| DiscoveryError::Document)?;
         // *Spec*: OpenID Connect Discovery 4.3, RFC 8414 3.3. Otherwise another issuer's keys would sign for this one.
-        if found != issuer {
+        if document.issuer != issuer {
+            let found = document.issuer;
             let found = found[..found.floor_char_boundary(ISSUER_SHOWN_MAX)].to_owned();
             return Err(DiscoveryError::OtherIssuer { found });
         }
+        Ok(Metadata { document, is_local: is_loopback(&self.openid) })
+    }
+}
+
+impl Metadata {
+    /// The URL of the key set.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::Url`]: it cannot be trusted.
+    pub(super) fn keys_url(&self) -> Result<Url, DiscoveryError> {
+        self.url("jwks_uri", Some(&self.document.jwks_uri))
+    }
+
+    /// The endpoints at which people sign in.
+    ///
+    /// # Errors
+    /// [`DiscoveryError::Url`]: one of them is missing or cannot be trusted.
+    pub(super) fn sign_in(&self) -> Result<SignInEndpoints, DiscoveryError> {
+        let document = &self.document;
+        // *Spec*: OpenID Connect Discovery 1.0 3: client_secret_basic if the list is omitted.
+        let methods = document.token_endpoint_auth_methods_supported.as_array();
+        let has = |method: &str| methods.is_some_and(|methods| methods.iter().any(|known| known == method));
+        Ok(SignInEndpoints {
+            authorization: self.url("authorization_endpoint", document.authorization_endpoint.as_str())?,
+            token: self.url("token_endpoint", document.token_endpoint.as_str())?,
+            is_secret_in_body: has("client_secret_post") && !has("client_secret_basic"),
+            names_issuer: document.authorization_response_iss_parameter_supported == Value::Bool(true),
+        })
+    }
+
+    fn url(&self, name: &'static str, text: Option<&str>) -> Result<Url, DiscoveryError> {
         // An issuer elsewhere must not lead to this machine.
-        let is_local = is_loopback(&self.openid);
-        let is_allowed = |url: &Url| is_protected(url) && (is_local || !is_loopback(url));
-        Url::parse(&jwks_uri).ok().filter(is_allowed).ok_or(DiscoveryError::KeysUrl)
+        let is_allowed = |url: &Url| is_protected(url) && (self.is_local || !is_loopback(url));
+        text.and_then(|text| Url::parse(text).ok()).filter(is_allowed).ok_or(DiscoveryError::Url(name))
     }
 }
 
@@ -82,7 +143,7 @@ impl MetadataUrls {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::auth::fetch::FetchFuture;
@@ -101,7 +162,8 @@ mod tests {
 
     async fn found(issuer: &str, at: &str, document: &Value) -> Result<String, DiscoveryError> {
         let network = Documents(BTreeMap::from([(at.to_owned(), document.to_string())]));
-        MetadataUrls::of(issuer).unwrap().keys_url(issuer, &network).await.map(String::from)
+        let metadata = MetadataUrls::of(issuer).unwrap().fetch(issuer, &network).await?;
+        metadata.keys_url().map(String::from)
     }
 
     #[tokio::test]
@@ -142,6 +204,47 @@ mod tests {
         }
         let long = refused(json!({ "issuer": "x".repeat(10_000), "jwks_uri": keys })).await;
         assert!(long.len() < 2 * ISSUER_SHOWN_MAX, "I6: {}", long.len());
+    }
+
+    #[tokio::test]
+    async fn endpoints_of_the_sign_in_are_protected_and_not_on_this_machine() {
+        let at = "https://id.example/realms/one/.well-known/openid-configuration";
+        let endpoints = async |change: Value| {
+            let mut document = json!({
+                "issuer": ISSUER,
+                "jwks_uri": "https://id.example/jwks",
+                "authorization_endpoint": "https://id.example/authorize?tenant=1",
+                "token_endpoint": "https://id.example/token",
+            });
+            for (key, value) in change.as_object().unwrap() {
+                document[key] = value.clone();
+            }
+            let network = Documents(BTreeMap::from([(at.to_owned(), document.to_string())]));
+            MetadataUrls::of(ISSUER).unwrap().fetch(ISSUER, &network).await.unwrap().sign_in()
+        };
+        let found = endpoints(json!({})).await.unwrap();
+        assert_eq!(found.authorization.as_str(), "https://id.example/authorize?tenant=1");
+        assert_eq!((found.token.as_str(), found.names_issuer), ("https://id.example/token", false));
+        assert!(!found.is_secret_in_body);
+        for (methods, in_body) in [
+            (json!(["client_secret_post"]), true),
+            (json!(["client_secret_post", "client_secret_basic"]), false),
+            (json!(["none"]), false),
+            (json!("client_secret_post"), false),
+        ] {
+            let found = endpoints(json!({ "token_endpoint_auth_methods_supported": methods })).await.unwrap();
+            assert_eq!(found.is_secret_in_body, in_body);
+        }
+        assert!(
+            endpoints(json!({ "authorization_response_iss_parameter_supported": true })).await.unwrap().names_issuer
+        );
+        for name in ["authorization_endpoint", "token_endpoint"] {
+            for url in [json!("http://id.example/x"), json!("https://127.0.0.1/x"), json!("javascript:x"), json!(null)]
+            {
+                let error = endpoints(json!({ name: url })).await.unwrap_err().to_string();
+                assert!(error.starts_with(name), "{url}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -61,18 +61,12 @@ impl Fetch for HttpFetch {
     fn fetch<'a>(&'a self, url: &'a Url) -> FetchFuture<'a> {
         Box::pin(async move {
             let accept = (reqwest::header::ACCEPT, "application/jwk-set+json, application/json");
-            let mut response = self.0.get(url.clone()).header(accept.0, accept.1).send().await?;
+            let response = self.0.get(url.clone()).header(accept.0, accept.1).send().await?;
             if response.status() != reqwest::StatusCode::OK {
                 return Err(FetchError::Status(response.status().as_u16()));
             }
-            let mut document = Vec::new();
-            while let Some(chunk) = response.chunk().await? {
-                if document.len() + chunk.len() > jwks::BYTES_MAX {
-                    return Err(FetchError::TooLarge); // I6: the document is bounded.
-                }
-                document.extend_from_slice(&chunk);
-            }
-            Ok(document)
+            // I6: the document is bounded.
+            outbound::body(response, jwks::BYTES_MAX).await?.ok_or(FetchError::TooLarge)
         })
     }
 }

@@ -37,7 +37,7 @@ use unverified::UnverifiedTokens;
 
 /// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are
 /// forged, and soon enough for its new key.
-const FETCH_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const FETCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Most fetches for an unknown `kid` that begin earlier; each interval in which no fetch begins allows another one.
 /// *Chosen*: a rotation causes one, or two if the issuer's servers do not publish the key at once.
@@ -45,7 +45,7 @@ const EARLY_FETCHES_MAX: u32 = 4;
 
 /// Time limit of a fetch. A call may wait for two: the one that was running, and the next. *Chosen*: twice this time is
 /// shorter than the timeouts of clients.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why an issuer of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -424,7 +424,8 @@ impl Fetcher {
             FirstUrl::Keys(url) => url,
             FirstUrl::Metadata(urls) => {
                 let fetch = self.fetch.as_ref();
-                discovered = urls.keys_url(&self.requirements.issuer, fetch).await.map_err(RefreshError::Discovery)?;
+                let metadata = urls.fetch(&self.requirements.issuer, fetch).await;
+                discovered = metadata.and_then(|metadata| metadata.keys_url()).map_err(RefreshError::Discovery)?;
                 &discovered
             }
         };

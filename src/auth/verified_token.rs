@@ -16,10 +16,21 @@ pub struct VerifiedToken {
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: KeySource,
-    /// True if it is for the endpoint, whether or not its audience is listed too.
-    pub(super) is_for_endpoint: bool,
+    pub(super) purpose: Purpose,
     /// All of its claims: later rules may read the roles in another one.
     pub(super) claims: Map<String, Value>,
+}
+
+/// The reason why a token is good here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Its audience is listed.
+    #[default]
+    Listed,
+    /// It is for the endpoint, whether or not its audience is listed too.
+    Endpoint,
+    /// It is an ID token, for the console's client. It has no scope.
+    SignIn,
 }
 
 /// The origin of the key that verified a token.
@@ -77,10 +88,10 @@ impl Default for KeySource {
 impl fmt::Debug for VerifiedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // I8: the claims say more about a person than a log may have.
-        let Self { kid, algorithm, key, is_for_endpoint, claims: _ } = self;
+        let Self { kid, algorithm, key, purpose, claims: _ } = self;
         let mut shown = f.debug_struct("VerifiedToken");
         shown.field("kid", kid).field("algorithm", algorithm).field("key", key);
-        shown.field("is_for_endpoint", is_for_endpoint).finish_non_exhaustive()
+        shown.field("purpose", purpose).finish_non_exhaustive()
     }
 }
 

@@ -1,10 +1,13 @@
 //! The faults that keep a gateway from starting and that can be found before it opens anything: `serve` and `stdio`
 //! look for them first, `config check` looks for nothing else.
 
+use std::net::SocketAddr;
+
 use super::database;
 use super::digest_key;
 use super::gateway_error::GatewayError;
 use crate::audit::sink::postgres::PostgresSink;
+use crate::auth::openid_client::OpenIdClient;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::ops::admin::socket_path_error;
@@ -14,7 +17,9 @@ use crate::ops::admin::socket_path_error;
 /// directory of the outbox is left out, whose faults have an exit code of their own.
 pub(super) fn faults(config: &Config) -> Vec<String> {
     let of_gateway = Gateway::check(config);
-    of_gateway.iter().map(ToString::to_string).chain(faults_of_trail(config)).collect()
+    // The address does not matter: nothing is sent.
+    let of_console = OpenIdClient::from_config(config, SocketAddr::from(([127, 0, 0, 1], 0))).err();
+    of_gateway.iter().map(ToString::to_string).chain(of_console).chain(faults_of_trail(config)).collect()
 }
 
 /// Those of the audit trail: of all that [`Gateway::check`] does not look at.

@@ -22,6 +22,7 @@ use crate::accept::CountedListener;
 use crate::audit::Audit;
 use crate::audit::outbox::fs::{DiskFs, replace_file};
 use crate::audit::pipeline::Pipeline;
+use crate::auth::openid_client::OpenIdClient;
 use crate::children;
 use crate::config::{Config, Loaded};
 use crate::connections;
@@ -181,8 +182,10 @@ async fn serve_ops(
 ) -> Result<Option<SocketAddr>, GatewayError> {
     let Some(address) = config.ops.listen else { return Ok(None) };
     let (listener, bound) = listen("ops.listen", address).await?;
+    let openid = OpenIdClient::from_config(config, bound).map_err(|fault| GatewayError::Config(vec![fault]))?;
     let router = health::router(sources.clone()).merge(console::router(console::Settings {
         sources: sources.clone(),
+        openid,
         listener: bound,
         is_behind_tls: config.ops.is_behind_tls(),
         // Without delivery the trail is in the outbox.

@@ -8,6 +8,7 @@ use super::auth::Key;
 use super::backend::Backend;
 use super::backend_oauth::BackendOAuth;
 use super::check_evidence;
+use super::check_sign_in;
 use super::path;
 use super::pins::Pin;
 use super::role::Condition;
@@ -43,6 +44,7 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     patterns(config, report);
     backends(config, report);
     check_evidence::check(config, report);
+    check_sign_in::check(config, report);
     let server = config.server.listen;
     let requests_certificates = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
     if !server.ip().is_loopback() && !config.auth.accepts_tokens() && !requests_certificates {

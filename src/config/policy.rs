@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::auth::{Auth, Issuer, Key};
 use super::backend::Backend;
+use super::ops::{Ops, SignIn};
 use super::sections::{Audit, Config};
 
 /// The parts of the policy that a reload replaces, as JSON pointers.
@@ -38,7 +39,7 @@ impl Config {
             },
             "audit": audit(&self.audit),
             "backends": self.backends.iter().map(|(alias, backend)| (alias, tools(backend))).collect::<BTreeMap<_, _>>(),
-            "ops": { "console_role": self.ops.console_role },
+            "ops": ops(&self.ops),
         })
     }
 
@@ -53,6 +54,16 @@ impl Config {
         }
         policy
     }
+}
+
+/// The rules of the console: the role, and the provider whose ID tokens open it.
+fn ops(ops: &Ops) -> Value {
+    let mut rules = json!({ "console_role": ops.console_role });
+    if let (Some(sign_in), Some(rules)) = (&ops.sign_in, rules.as_object_mut()) {
+        let SignIn { issuer, client_id, scope, .. } = sign_in;
+        rules.insert("sign_in".to_owned(), json!({ "issuer": issuer, "client_id": client_id, "scope": scope }));
+    }
+    rules
 }
 
 /// The rules of a backend's tools.

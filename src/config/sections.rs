@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
-use super::deserialize::{address_or_off, duration, optional_duration};
+use super::deserialize::{duration, optional_duration};
 use super::evidence::Evidence;
 use super::network::Network;
+use super::ops::Ops;
 use super::public_url::PublicUrl;
 use super::role::Role;
 use super::secrets::is_secret_name;
@@ -75,6 +76,7 @@ impl Config {
         (self.audit.files, self.evidence.files) = (access, access);
         self.backends.values_mut().for_each(|backend| backend.files = access);
         self.server.tls.iter_mut().for_each(|tls| tls.files = access);
+        self.ops.sign_in.iter_mut().for_each(|sign_in| sign_in.files = access);
     }
 }
 
@@ -148,21 +150,6 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// `[ops]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Ops {
-    /// The address of `/healthz`, `/readyz`, `/metrics` and the console; `None` (written `"off"`): they are not served.
-    #[serde(deserialize_with = "address_or_off")]
-    pub listen: Option<SocketAddr>,
-    /// `Host` values accepted by the console besides loopback and the listener's own address.
-    pub allowed_hosts: Vec<String>,
-    /// The role that a token needs for the console.
-    pub console_role: String,
-    /// The URL at which browsers reach the operations listener through a proxy.
-    pub public_url: Option<String>,
-}
-
 impl Server {
     /// The `Host` values that are accepted besides the listener's own address.
     #[must_use]
@@ -175,25 +162,6 @@ impl Server {
     #[must_use]
     pub fn public_url(&self) -> Option<PublicUrl> {
         self.public_url.as_deref().and_then(PublicUrl::parse)
-    }
-}
-
-impl Ops {
-    /// The `Host` values that the operations listener accepts besides its own addresses.
-    #[must_use]
-    pub fn hosts(&self) -> Vec<String> {
-        let public = self.public_url().and_then(|url| url.host_str().map(str::to_owned));
-        self.allowed_hosts.iter().cloned().chain(public).collect()
-    }
-
-    /// Returns true if browsers reach the operations listener by https.
-    #[must_use]
-    pub fn is_behind_tls(&self) -> bool {
-        self.public_url().is_some_and(|url| url.scheme() == "https")
-    }
-
-    fn public_url(&self) -> Option<url::Url> {
-        self.public_url.as_deref().and_then(|url| url::Url::parse(url).ok())
     }
 }
 
@@ -412,17 +380,6 @@ impl Default for Server {
             drain_timeout: Duration::from_secs(30),
             secrets_group: None,
             tls: None,
-        }
-    }
-}
-
-impl Default for Ops {
-    fn default() -> Self {
-        Self {
-            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))),
-            allowed_hosts: Vec::new(),
-            console_role: "auditor".to_owned(),
-            public_url: None,
         }
     }
 }

@@ -3,8 +3,8 @@
 //! It shows the pipeline, the backends, the open calls and the alarms, and searches the trail. The gateway renders the
 //! page, and a short script fetches the overview again every two seconds. Nothing is loaded from other hosts, which a
 //! Content-Security-Policy enforces. A viewer needs a token with the role in `ops.console_role`, as a bearer token, or
-//! entered once into a form in exchange for a cookie ([`session`]). Each read of the trail is recorded as
-//! `gateway/read` before anything is shown.
+//! entered once into a form, or after a sign-in at an issuer (`openid`), in exchange for a cookie ([`session`]). Each
+//! read of the trail is recorded as `gateway/read` before anything is shown.
 //!
 //! ```text
 //! /console            the page; without a token, the form
@@ -13,14 +13,17 @@
 //! /console/proof      the proof of a record, for download
 //! /console/status     the overview for programs, as JSON
 //! /console/records    a search for programs, as JSON lines
+//! /console/callback   the return of a browser from the issuer at which a person signs in
 //! ```
 //!
 //! Clients and backends choose the text in a record. It reaches the page only through maud, which escapes HTML, and
 //! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod access;
+mod openid;
 mod overview;
 mod page;
+mod pending;
 mod proof;
 mod query;
 mod rate;
@@ -35,6 +38,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
+use crate::auth::openid_client::CALLBACK_PATH;
 use state::Console;
 
 pub use state::Settings;
@@ -50,6 +54,8 @@ pub fn router(settings: Settings) -> Router {
         .route("/console/status", get(overview::status))
         .route("/console/records", get(search::lines))
         .route("/console/sign-in", post(access::sign_in))
+        .route("/console/sign-in/start", get(openid::start))
+        .route(CALLBACK_PATH, get(openid::callback))
         .route("/console/sign-out", post(access::sign_out))
         .route("/console/style.css", get(async || asset("text/css; charset=utf-8", include_str!("console/style.css"))))
         .route("/console/script.js", get(async || asset("text/javascript", include_str!("console/script.js"))))

@@ -39,6 +39,7 @@ impl OwnFiles {
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
             .chain(clients.map(|client| client.client_secret_file.as_path()))
+            .chain(config.ops.sign_in.as_ref().and_then(|sign_in| sign_in.client_secret_file.as_deref()))
             .chain(variables)
             .chain(pins)
             .map(absolute)
@@ -114,6 +115,7 @@ mod tests {
             server.state_key_file = "/own/server.state_key_file"
             postgres.password_file = "/own/postgres.password_file"
             evidence = { origin = "o", key_file = "/own/evidence.key_file", second_key_file = "/own/evidence.second_key_file", buckets = [{ name = "b", url = "https://b", region = "r", access_key_id = "i", secret_key_file = "/own/evidence.buckets[].secret_key_file" }] }
+            ops.sign_in = { client_id = "c", client_secret_file = "/own/ops.sign_in.client_secret_file" }
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
             backends.d = { url = "https://d", oauth = { token_url = "https://t", client_id = "g", client_secret_file = "/own/backends.*.oauth.client_secret_file" } }
@@ -122,6 +124,8 @@ mod tests {
             algorithm = "HS256"
             issuer = "i"
             secret_file = "/own/auth.keys[].secret_file"
+            [[auth.issuers]]
+            issuer = "https://login.example.com"
         "#;
         let config = Config::parse(text, None, []).unwrap();
         let own = OwnFiles::of(&config, [Path::new("/own/configuration")]);

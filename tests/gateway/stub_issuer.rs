@@ -34,11 +34,19 @@ impl SigningKey {
         if name == "es256" { EncodingKey::from_ec_pem(&pem) } else { EncodingKey::from_ed_pem(&pem) }.unwrap()
     }
 
-    fn public(self) -> Value {
+    /// The published key.
+    pub fn public(self) -> Value {
         let (name, algorithm) = self.parts();
         let mut jwk = Jwk::from_encoding_key(&self.private(), algorithm).unwrap();
         jwk.common.key_id = Some(name.to_owned());
         serde_json::to_value(jwk).unwrap()
+    }
+
+    /// A token with these claims.
+    pub fn sign(self, claims: &Value) -> String {
+        let (kid, algorithm) = self.parts();
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
+        jsonwebtoken::encode(&header, claims, &self.private()).unwrap()
     }
 }
 
@@ -95,10 +103,7 @@ impl StubIssuer {
 
     /// A token of `ann` with this role.
     pub fn token(&self, key: SigningKey, role: &str) -> String {
-        let (kid, algorithm) = key.parts();
-        let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
         let expires = jsonwebtoken::get_current_timestamp() + 600;
-        let claims = json!({"iss": self.issuer, "sub": "ann", "aud": "gatepost", "role": role, "exp": expires});
-        jsonwebtoken::encode(&header, &claims, &key.private()).unwrap()
+        key.sign(&json!({"iss": self.issuer, "sub": "ann", "aud": "gatepost", "role": role, "exp": expires}))
     }
 }

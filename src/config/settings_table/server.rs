@@ -208,4 +208,31 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "The URL at which browsers reach the operations listener through a proxy that terminates TLS, for example \
          `https://ops.example.com`. Its host is accepted as `Host`, and with `https` the console's cookie is `Secure`.",
     ),
+    setting(
+        "ops.sign_in.issuer",
+        ValueType::Text,
+        Unset,
+        "The issuer at which people sign in to the console ([console.md](console.md#sign-in-with-openid-connect)), one of \
+         `[[auth.issuers]]`. Unset: the only one that there is.",
+    ),
+    setting(
+        "ops.sign_in.client_id",
+        ValueType::Word,
+        Required,
+        "The console's client id there. The redirect URI is `/console/callback` below `ops.public_url`, or below `http://` \
+         and `ops.listen`.",
+    ),
+    setting(
+        "ops.sign_in.client_secret_file",
+        ValueType::Path,
+        Unset,
+        "File with the client's secret; white space around it is ignored. It is read again when it changes. Unset: a public \
+         client, which PKCE alone protects.",
+    ),
+    setting(
+        "ops.sign_in.scope",
+        ValueType::Text,
+        Value("\"openid profile email\""),
+        "The scopes that are requested, separated by spaces. Some providers put groups into the ID token only for a scope.",
+    ),
 ];

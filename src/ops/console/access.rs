@@ -17,7 +17,7 @@ use crate::gateway::message::headers::single;
 const FORM_BYTES_MAX: usize = 17 * 1024;
 
 /// The recorded method of a sign-in.
-const SIGN_IN: &str = "console/sign-in";
+pub(super) const SIGN_IN: &str = "console/sign-in";
 
 /// The recorded method of a request that was refused because of its bearer token.
 const REQUEST: &str = "console/request";
@@ -35,6 +35,8 @@ pub(super) struct Refusal {
     status: StatusCode,
     /// The reason, for the caller; empty if the request had no credentials.
     message: String,
+    /// The host of the issuer at which people can sign in.
+    provider: Option<String>,
 }
 
 impl Viewer {
@@ -48,9 +50,15 @@ impl Viewer {
 }
 
 impl Console {
+    /// A refusal with a reason for the caller.
+    pub(super) fn refusal(&self, status: StatusCode, message: impl Into<String>) -> Refusal {
+        let provider = self.openid.as_ref().map(|client| client.host().to_owned());
+        Refusal { status, message: message.into(), provider }
+    }
+
     /// Authenticates a request of `peer` by its bearer token or cookie. A refused token is recorded.
     pub(super) async fn viewer(&self, headers: &HeaderMap, peer: Peer) -> Result<Viewer, Refusal> {
-        let refused = |message: &str| Refusal { status: StatusCode::UNAUTHORIZED, message: message.to_owned() };
+        let refused = |message: &str| self.refusal(StatusCode::UNAUTHORIZED, message);
         if headers.contains_key(header::AUTHORIZATION) {
             let client = self.client(headers, peer);
             let Some(value) = single(headers, header::AUTHORIZATION.as_str()) else {
@@ -76,7 +84,17 @@ impl Console {
         method: &'static str,
         client: ClientAddr,
     ) -> Result<Viewer, Refusal> {
-        let (caller, refusal) = match self.sources.gateway.authenticate_header(authorization).await {
+        self.with_role(self.sources.gateway.authenticate_header(authorization).await, method, client).await
+    }
+
+    /// The viewer of an authenticated principal that has the role. A refusal is recorded with `method`.
+    pub(super) async fn with_role(
+        &self,
+        authenticated: Result<Principal, AuthError>,
+        method: &'static str,
+        client: ClientAddr,
+    ) -> Result<Viewer, Refusal> {
+        let (caller, refusal) = match authenticated {
             Ok(principal) => {
                 let role = self.sources.gateway.console_role();
                 if may_view(&principal, &role) {
@@ -84,7 +102,7 @@ impl Console {
                 }
                 let message =
                     format!("the token does not have the role {role} that the console needs (ops.console_role)");
-                (principal.caller_with_all_roles(), Refusal { status: StatusCode::FORBIDDEN, message })
+                (principal.caller_with_all_roles(), self.refusal(StatusCode::FORBIDDEN, message))
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "token for the console rejected");
@@ -97,7 +115,7 @@ impl Console {
                     AuthError::Scope { principal, .. } => principal.caller_with_all_roles(),
                     _ => Caller::anonymous(),
                 };
-                (caller, Refusal { status, message: error.to_string() })
+                (caller, self.refusal(status, error.to_string()))
             }
         };
         let status = match refusal.status {
@@ -109,7 +127,7 @@ impl Console {
     }
 
     /// Records a refused request, and logs it. A refusal that cannot be recorded stays a refusal.
-    async fn record_refusal(
+    pub(super) async fn record_refusal(
         &self,
         method: &'static str,
         client: ClientAddr,
@@ -126,32 +144,46 @@ impl Console {
     }
 
     /// The client's address, which a trusted proxy may have named.
-    fn client(&self, headers: &HeaderMap, Peer(peer): Peer) -> ClientAddr {
+    pub(super) fn client(&self, headers: &HeaderMap, Peer(peer): Peer) -> ClientAddr {
         self.sources.gateway.client_addr(peer, headers)
     }
 
     /// The session id in the console's cookie.
     fn session_id(&self, headers: &HeaderMap) -> Option<String> {
-        let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(name, _)| *name == self.cookie).map(|(_, id)| id.to_owned())
+        cookie(headers, &self.cookie)
     }
 
     /// A redirect to the console that sets the cookie.
     fn redirect(&self, id: &str, lifetime: &str) -> Response {
-        let cookie = format!("{}={id}; {}{lifetime}", self.cookie, self.cookie_attributes);
         let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, "/console")]).into_response();
-        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-            response.headers_mut().insert(header::SET_COOKIE, cookie);
-        }
+        self.set_session_cookie(&mut response, id, lifetime);
         response
+    }
+
+    /// Adds the cookie of a session to a response.
+    pub(super) fn set_session_cookie(&self, response: &mut Response, id: &str, lifetime: &str) {
+        add_cookie(response, &format!("{}={id}; {}{lifetime}", self.cookie, self.cookie_attributes));
+    }
+}
+
+/// The value of the cookie with this name.
+pub(super) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
+}
+
+/// Adds a cookie to a response.
+pub(super) fn add_cookie(response: &mut Response, cookie: &str) {
+    if let Ok(cookie) = HeaderValue::from_str(cookie) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
 }
 
 impl Refusal {
     /// The sign-in form, with the reason.
     pub(super) fn page(&self) -> Response {
-        self.with_challenge((self.status, page::sign_in(&self.message)).into_response())
+        self.with_challenge((self.status, page::sign_in(&self.message, self.provider.as_deref())).into_response())
     }
 
     /// The reason as text, for programs.
@@ -200,12 +232,8 @@ pub(super) async fn sign_in(
         console.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::Denied, CROSS_ORIGIN).await;
         return cross_origin();
     }
-    if let Err(wait) = console.sign_in_limits.count(client.ip()) {
-        let message = "too many sign-ins: try again later".to_owned();
-        let (caller, status) = (Caller::anonymous(), StatusCode::TOO_MANY_REQUESTS);
-        console.record_refusal(SIGN_IN, client, &caller, Status::RateLimited, &message).await;
-        let wait = wait.as_secs().max(1).to_string();
-        return ([(header::RETRY_AFTER, wait)], Refusal { status, message }.page()).into_response();
+    if let Err(limited) = console.count_sign_in(client).await {
+        return limited;
     }
     match console.signed_in(body, client).await {
         Ok(id) => console.redirect(&id, ""),
@@ -214,11 +242,21 @@ pub(super) async fn sign_in(
 }
 
 impl Console {
+    /// Counts a sign-in. If there are too many, it is recorded, and the response is returned.
+    pub(super) async fn count_sign_in(&self, client: ClientAddr) -> Result<(), Response> {
+        let Err(wait) = self.sign_in_limits.count(client.ip()) else { return Ok(()) };
+        let message = "too many sign-ins: try again later";
+        self.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::RateLimited, message).await;
+        let wait = wait.as_secs().max(1).to_string();
+        let page = self.refusal(StatusCode::TOO_MANY_REQUESTS, message).page();
+        Err(([(header::RETRY_AFTER, wait)], page).into_response())
+    }
+
     /// Opens a session for the token in the form. Returns its id.
     async fn signed_in(&self, body: Body, client: ClientAddr) -> Result<String, Refusal> {
         let malformed = async |status, message: String| {
             self.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::Malformed, &message).await;
-            Err(Refusal { status, message })
+            Err(self.refusal(status, message))
         };
         let Ok(form) = axum::body::to_bytes(body, FORM_BYTES_MAX).await else {
             let message = format!("the form is longer than {FORM_BYTES_MAX} bytes or incomplete");
@@ -231,10 +269,15 @@ impl Console {
             return malformed(StatusCode::UNAUTHORIZED, "this is not a token".to_owned()).await;
         }
         let viewer = self.authenticate(format!("Bearer {token}").as_bytes(), SIGN_IN, client).await?;
+        self.open_session(viewer, client).await
+    }
+
+    /// Opens a session, once the sign-in is recorded. Returns its id.
+    pub(super) async fn open_session(&self, viewer: Viewer, client: ClientAddr) -> Result<String, Refusal> {
         if let Err(error) = self.sources.gateway.record_event(SIGN_IN, client, &viewer.caller()).await {
             tracing::error!(%error, "sign-in to the console not recorded; refusing it");
-            let message = "the sign-in cannot be recorded: try again later".to_owned();
-            return Err(Refusal { status: StatusCode::SERVICE_UNAVAILABLE, message });
+            let message = "the sign-in cannot be recorded: try again later";
+            return Err(self.refusal(StatusCode::SERVICE_UNAVAILABLE, message));
         }
         tracing::info!(%client, subject = viewer.subject(), "signed in to the console");
         Ok(self.sessions.open(viewer.principal))

@@ -21,12 +21,16 @@ pub(super) fn page(title: &str, subject: &str, main: &Markup) -> Html {
     frame(title, Some(subject), main)
 }
 
-/// The sign-in form, with the error of the last attempt.
-pub(super) fn sign_in(fault: &str) -> Html {
+/// The sign-in form, with the error of the last attempt, and a link to the sign-in at the issuer with this host.
+pub(super) fn sign_in(fault: &str, provider: Option<&str>) -> Html {
     let main = html! {
         section.narrow aria-labelledby="sign-in" {
             h1 id="sign-in" { "Sign in" }
             @if !fault.is_empty() { p.fault role="alert" { (escape_hidden(fault)) } }
+            @if let Some(provider) = provider {
+                p { a.button href="/console/sign-in/start" { "Sign in with " (escape_hidden(provider)) } }
+                p.or { "or with a token" }
+            }
             form method="post" action="/console/sign-in" {
                 label for="token" { "Token" }
                 input id="token" name="token" type="password" autocomplete="off" required maxlength="16384"
@@ -42,17 +46,39 @@ pub(super) fn sign_in(fault: &str) -> Html {
     frame("Sign in", None, &main)
 }
 
+/// The page after a sign-in at the issuer: it leads to the console. The browser sends the session's cookie only with a
+/// request that a page of the console makes.
+pub(super) fn signed_in() -> Html {
+    answer(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                (head("Signed in"))
+                meta http-equiv="refresh" content="0; url=/console";
+            }
+            body { main id="main" { section.narrow { h1 { "Signed in" } p { a href="/console" { "Continue to the console" } } } } }
+        }
+    })
+}
+
+/// The elements of the head that all pages have.
+fn head(title: &str) -> Markup {
+    html! {
+        meta charset="utf-8";
+        meta name="viewport" content="width=device-width, initial-scale=1";
+        meta name="color-scheme" content="light dark";
+        title { (title) " - Gatepost" }
+        link rel="icon" type="image/svg+xml" href="/console/icon.svg";
+        link rel="stylesheet" href="/console/style.css";
+    }
+}
+
 fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
     answer(html! {
         (DOCTYPE)
         html lang="en" {
             head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " - Gatepost" }
-                link rel="icon" type="image/svg+xml" href="/console/icon.svg";
-                link rel="stylesheet" href="/console/style.css";
+                (head(title))
                 @if subject.is_some() { script src="/console/script.js" defer {} }
             }
             body {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::pending::PendingSignIns;
 use super::rate::Rate;
 use super::session::Sessions;
 use super::sign_in_limits::SignInLimits;
 use crate::audit::sink::postgres;
+use crate::auth::openid_client::OpenIdClient;
 use crate::ops::status::Sources;
 
 /// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox and
@@ -22,11 +24,20 @@ const COOKIE: &str = "Path=/console; HttpOnly; SameSite=Strict";
 /// The same, for a console that browsers reach by https: the cookie is never sent in clear.
 const SECURE_COOKIE: &str = "Path=/console; HttpOnly; SameSite=Strict; Secure";
 
+/// The attributes of the cookie of a browser that is at the issuer. It comes back from another site, so `Lax`: with a
+/// link or a redirect, and never with a request that a page of another site makes by itself.
+const PENDING_COOKIE: &str = "Path=/console/callback; HttpOnly; SameSite=Lax";
+
+/// The same, for a console that browsers reach by https.
+const SECURE_PENDING_COOKIE: &str = "Path=/console/callback; HttpOnly; SameSite=Lax; Secure";
+
 /// The console's settings.
 #[derive(Debug)]
 pub struct Settings {
     /// The parts that the console shows.
     pub sources: Sources,
+    /// The sign-in at an issuer, if one is configured.
+    pub openid: Option<OpenIdClient>,
     /// Address of the listener.
     pub listener: SocketAddr,
     /// True if browsers reach the console by https.
@@ -45,24 +56,35 @@ pub(super) struct Inner {
     pub(super) postgres: Option<postgres::Options>,
     pub(super) sessions: Sessions,
     pub(super) sign_in_limits: SignInLimits,
+    pub(super) openid: Option<OpenIdClient>,
+    /// The sign-ins at the issuer that have begun.
+    pub(super) pending: PendingSignIns,
     /// The cookie's name. It contains the port, since a browser sends the cookies of a host to all its ports.
     pub(super) cookie: String,
     /// The attributes of the cookie.
     pub(super) cookie_attributes: &'static str,
+    /// The name of the cookie of a browser that is at the issuer.
+    pub(super) pending_cookie: String,
+    /// The attributes of that cookie.
+    pub(super) pending_cookie_attributes: &'static str,
     pub(super) rate: Rate,
     pub(super) questions: Arc<Semaphore>,
 }
 
 impl Console {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { sources, listener, is_behind_tls, postgres } = settings;
+        let Settings { sources, openid, listener, is_behind_tls, postgres } = settings;
         Self(Arc::new(Inner {
             sources,
             postgres,
             sessions: Sessions::default(),
             sign_in_limits: SignInLimits::new(),
+            openid,
+            pending: PendingSignIns::default(),
             cookie: format!("gatepost_console_{}", listener.port()),
             cookie_attributes: if is_behind_tls { SECURE_COOKIE } else { COOKIE },
+            pending_cookie: format!("gatepost_sign_in_{}", listener.port()),
+            pending_cookie_attributes: if is_behind_tls { SECURE_PENDING_COOKIE } else { PENDING_COOKIE },
             rate: Rate::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         }))

@@ -3,22 +3,19 @@
 //! *Spec*: RFC 6749 4.4 and 5, RFC 8693 2, RFC 8707 2. A redirect is an answer that cannot be used: it would lead the
 //! secret and the caller's token elsewhere.
 
-use std::fs::File;
-use std::io;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
-use url::form_urlencoded::{Serializer, byte_serialize};
+use url::form_urlencoded::Serializer;
 
-use crate::auth::watched::{WatchedFile, read_bounded};
+use crate::auth::client_secret::{ClientSecret, SecretFileError};
+use crate::auth::watched::WatchedFile;
 use crate::config::{self, ClientAuth};
-use crate::file_access::{FileAccess, FileError, FileKind};
-use crate::outbound;
+use crate::file_access::FileAccess;
+use crate::outbound::{self, is_error_code};
 
 use super::access_token::{AccessToken, Subject};
 use super::caller_token::CallerToken;
@@ -33,12 +30,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer, in bytes. *Chosen*: four times the longest token.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Largest file of a client's secret, in bytes. *Chosen*: real ones have less than 256.
-const SECRET_BYTES_MAX: usize = 4096;
-
-/// Longest error code that is shown, in bytes. *Chosen*: those of the specifications have less than 32.
-const CODE_BYTES_MAX: usize = 64;
-
 /// Longest subject that is shown, in bytes. *Chosen*: as a name in a record's context.
 const SUBJECT_BYTES_MAX: usize = 256;
 
@@ -52,24 +43,10 @@ pub(super) struct TokenServer {
     http: reqwest::Client,
     url: Url,
     id: String,
-    secret: WatchedFile<Secret>,
+    secret: WatchedFile<ClientSecret>,
     auth: ClientAuth,
     /// The parameters that say what the token is for.
     target: Vec<(&'static str, String)>,
-}
-
-/// The secret of a client.
-struct Secret(String);
-
-/// The reason why a file has no secret.
-#[derive(Debug, thiserror::Error)]
-enum SecretFileError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("it is empty, larger than {SECRET_BYTES_MAX} bytes or not text: write the client's secret on one line")]
-    Contents,
 }
 
 /// An answer with a token.
@@ -87,16 +64,6 @@ struct ErrorAnswer {
     error: String,
 }
 
-fn read_secret(file: File) -> Result<Secret, SecretFileError> {
-    let bytes = read_bounded(file, SECRET_BYTES_MAX)?.ok_or(SecretFileError::Contents)?;
-    let text = String::from_utf8(bytes).map_err(|_| SecretFileError::Contents)?;
-    let text = text.trim();
-    if text.is_empty() || text.contains(char::is_control) {
-        return Err(SecretFileError::Contents);
-    }
-    Ok(Secret(text.to_owned()))
-}
-
 impl TokenServer {
     /// # Errors
     /// The setting below `oauth` that cannot be used, and the reason.
@@ -106,7 +73,7 @@ impl TokenServer {
         let http =
             outbound::client_builder(url.as_str()).connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT).build();
         let http = http.map_err(|error| ("token_url", format!("cannot create an HTTP client ({error})")))?;
-        let secret = WatchedFile::open(&oauth.client_secret_file, files, FileKind::Secret, read_secret);
+        let secret = ClientSecret::open(&oauth.client_secret_file, files);
         let secret = secret.map_err(|error: SecretFileError| ("client_secret_file", error.to_string()))?;
         let target = [("audience", &oauth.audience), ("resource", &oauth.resource), ("scope", &oauth.scope)];
         let target = target.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();
@@ -160,32 +127,31 @@ impl TokenServer {
     async fn request(&self, grant: Grant, parameters: &[(&str, &str)]) -> Result<AccessToken, CredentialError> {
         let secret = self.secret.get();
         let request = self.post(parameters, &secret)?;
-        let mut response = request.send().await.map_err(|error| self.transport(error))?;
+        let response = request.send().await.map_err(|error| self.transport(error))?;
         let status = response.status();
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(error))? {
-            // I6: the answer is bounded.
-            if answer.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(self.garbled("it is larger than 64 KiB"));
-            }
-            answer.extend_from_slice(&chunk);
-        }
+        // I6: the answer is bounded.
+        let answer = outbound::body(response, ANSWER_BYTES_MAX).await.map_err(|error| self.transport(error))?;
+        let answer = answer.ok_or_else(|| self.garbled("it is larger than 64 KiB"))?;
         if status != StatusCode::OK {
             let code = serde_json::from_slice::<ErrorAnswer>(&answer).ok().map(|answer| answer.error);
-            let code = code.filter(|code| is_code(code) && !code.contains(&secret.0));
+            let code = code.filter(|code| is_error_code(code) && !secret.is_in(code));
             return Err(CredentialError::ServerRefused { server: self.name(), grant, status: status.as_u16(), code });
         }
         self.read(&answer)
     }
 
-    fn post(&self, parameters: &[(&str, &str)], secret: &Secret) -> Result<reqwest::RequestBuilder, CredentialError> {
+    fn post(
+        &self,
+        parameters: &[(&str, &str)],
+        secret: &ClientSecret,
+    ) -> Result<reqwest::RequestBuilder, CredentialError> {
         let mut body = Serializer::new(String::new());
         body.extend_pairs(parameters).extend_pairs(&self.target);
         let mut request = self.http.post(self.url.clone());
         match self.auth {
             ClientAuth::Basic => request = request.header(header::AUTHORIZATION, self.basic(secret)?),
             ClientAuth::Post => {
-                body.append_pair("client_id", &self.id).append_pair("client_secret", &secret.0);
+                body.append_pair("client_id", &self.id).append_pair("client_secret", secret.text());
             }
         }
         let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -210,14 +176,9 @@ impl TokenServer {
             .ok_or_else(|| self.garbled("its access_token is too long, or has characters that a token has not"))
     }
 
-    /// The header with the client's id and secret. *Spec*: RFC 6749 2.3.1, each is form-encoded first.
-    fn basic(&self, secret: &Secret) -> Result<HeaderValue, CredentialError> {
-        let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-        let pair = STANDARD.encode(format!("{}:{}", encoded(&self.id), encoded(&secret.0)));
-        let value = HeaderValue::from_str(&format!("Basic {pair}"));
-        let mut value = value.map_err(|_| self.garbled("the client's id and secret do not fit a header"))?;
-        value.set_sensitive(true);
-        Ok(value)
+    /// The header with the client's id and secret.
+    fn basic(&self, secret: &ClientSecret) -> Result<HeaderValue, CredentialError> {
+        secret.basic(&self.id).ok_or_else(|| self.garbled("the client's id and secret do not fit a header"))
     }
 
     /// The failure of a request without an answer.
@@ -245,15 +206,11 @@ fn seconds(value: &Value) -> Option<u64> {
     }
 }
 
-/// Returns true if `code` is an error code, rather than text that may repeat a secret.
-fn is_code(code: &str) -> bool {
-    !code.is_empty()
-        && code.len() <= CODE_BYTES_MAX
-        && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn server(dir: &std::path::Path) -> TokenServer {
@@ -309,14 +266,6 @@ mod tests {
             r#"{"access_token":"t","token_type":"Bearer","issued_token_type":"urn:ietf:params:oauth:token-type:jwt"}"#,
         ] {
             assert!(server.read(answer.as_bytes()).is_ok(), "{answer}");
-        }
-    }
-
-    #[test]
-    fn i8_only_an_error_code_is_shown() {
-        assert!(is_code("invalid_grant"));
-        for text in ["", "the token eyJ0 is bad", "EYJ0", &"a".repeat(CODE_BYTES_MAX + 1)] {
-            assert!(!is_code(text), "{text}");
         }
     }
 }
