@@ -41,7 +41,7 @@ fn live_lines(live: &PipelineStatus, files: &str, terminal: Terminal) -> Vec<(&'
     let PipelineStatus { ring, outbox, .. } = live;
     let bad = |is: bool, text: &str| if is { format!("; {}", terminal.paint(Tone::Bad, text)) } else { String::new() };
     let failed = bad(outbox.failed, "cannot store");
-    let full = bad(outbox.full, "full");
+    let full = bad(outbox.disk_full || outbox.full, if outbox.disk_full { "the disk is full" } else { "full" });
     let not_delivered = if live.postgres == ShipperState::StoreOnly { "" } else { ", not delivered" };
     let mut lines = vec![
         ("epoch", format!("{}, at seq {}", count(live.epoch.0), count(live.last_seq.0))),
@@ -122,7 +122,7 @@ mod tests {
                 "delivered": 6_209, "delivered_hash": "00".repeat(32), "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
                 "outbox": {
-                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,
+                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false, "disk_full": false,
                     "kept_bytes": 0, "generations": 2, "generations_older": 0, "set_aside": 0,
                 },
                 "postgres": {"state": "retrying", "error": "connection refused"},
