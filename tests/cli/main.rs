@@ -53,6 +53,7 @@ mod outbox_prune;
 mod outbox_verify;
 mod output;
 mod packaging;
+mod proof_rows;
 mod quickstart;
 mod registrar_log;
 mod restore_drill;
