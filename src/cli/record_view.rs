@@ -75,7 +75,7 @@ fn cell(column: RecordColumn, record: &AuditRecord, zone: Zone) -> Cell {
         RecordColumn::Shown(Shown::Who) => who(call),
         RecordColumn::Shown(Shown::Role) => call.client_role.as_ref().map(ToString::to_string).unwrap_or_default(),
         RecordColumn::Shown(Shown::Target) => target(call),
-        RecordColumn::Shown(Shown::Status) => return Cell::new(entry.response_status, tone(entry.response_status)),
+        RecordColumn::Shown(Shown::Status) => return Cell::new(&entry.response_status, tone(entry.response_status)),
         RecordColumn::Shown(Shown::Latency) => format!("{:.1}", entry.latency_ms),
         RecordColumn::Shown(Shown::Arguments) => call.request_args.clone().unwrap_or_default(),
         RecordColumn::Shown(Shown::Error) => entry.error_message.clone().unwrap_or_default(),

@@ -54,7 +54,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(text: impl ToString, tone: Tone) -> Self {
+    pub(super) fn new(text: &impl ToString, tone: Tone) -> Self {
         Self { text: text.to_string(), tone }
     }
 }
@@ -100,7 +100,7 @@ impl Table {
             Some(width) => fit(&self.columns, &natural, width),
             None => natural.iter().map(|width| Some((*width).min(COLUMN_CHARS_MAX))).collect(),
         };
-        let headings = self.columns.iter().map(|column| Cell::new(column.heading, Tone::Heading)).collect();
+        let headings = self.columns.iter().map(|column| Cell::new(&column.heading, Tone::Heading)).collect();
         self.line(headings) + &self.lines(rows)
     }
 
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn colours_do_not_change_the_columns() {
-        let row = || vec![Cell::new("denied", Tone::Notable), Cell::from("b".repeat(9))];
+        let row = || vec![Cell::new(&"denied", Tone::Notable), Cell::from("b".repeat(9))];
         let plain = table(&TEXT, vec![row()], on(12));
         let colored = table(&TEXT, vec![row()], Terminal { has_colors: true, ..on(12) });
         assert_ne!(plain, colored);
