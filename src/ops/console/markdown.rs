@@ -19,7 +19,8 @@ pub(super) fn to_html(text: &str, is_known: &dyn Fn(&str) -> bool) -> Markup {
             1
         } else {
             let kind = kind(first);
-            let is_end = |line: &&str| line.trim().is_empty() || line.starts_with(['#', '`']) || is_other(kind, line);
+            let is_mark = |line: &str| line.starts_with('#') || line.starts_with("```");
+            let is_end = |line: &&str| line.trim().is_empty() || is_mark(line) || is_other(kind, line);
             1 + after.iter().position(is_end).unwrap_or(after.len())
         };
         let (block, next) = rest.split_at(count.clamp(1, rest.len()));
@@ -190,6 +191,7 @@ mod tests {
                 "<h1 id=\"a\">A</h1><h2 id=\"log_dropped-b\">log_dropped, <code>b</code></h2>",
             ),
             ("one\n**two** <b>", "<p>one <strong>two</strong> &lt;b&gt;</p>"),
+            ("one\n`two` three\n```\nfour\n```", "<p>one <code>two</code> three</p><pre tabindex=\"0\">four</pre>"),
             ("* a\n  b\n* c", "<ul><li>a b</li><li>c</li></ul>"),
             ("text:\n1. a\n2. b", "<p>text:</p><ol><li>a</li><li>b</li></ol>"),
             ("```console\n$ a | b\n# c\n```\nd", "<pre tabindex=\"0\">$ a | b\n# c</pre><p>d</p>"),
