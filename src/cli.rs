@@ -19,6 +19,7 @@ mod filter_args;
 mod gateway_error;
 mod gateway_process;
 mod global_args;
+mod health;
 mod leftovers;
 mod logging;
 mod manual;
@@ -64,6 +65,8 @@ enum Command {
     Serve(serve::Args),
     /// Run the gateway as a stdio server, for clients that start their own servers
     Stdio(stdio::Args),
+    /// Print the condition of a running gateway; exit code 1 if it cannot audit calls or does not answer
+    Health(health::Args),
     /// Inspect or change the outbox of a live gateway, or of a dead one's directory
     Outbox(outbox::Args),
     /// Read and verify the audit trail
@@ -146,6 +149,7 @@ impl Command {
         match self {
             Self::Serve(args) => gateway_process::run(async |log| serve::run(&args, &log).await).await,
             Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
+            Self::Health(args) => health::run(&args).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Evidence(args) => evidence::run(&args).await,

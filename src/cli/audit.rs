@@ -2,6 +2,7 @@
 
 mod accept;
 mod certify;
+mod confirmed;
 mod decision_args;
 mod decisions;
 mod export;

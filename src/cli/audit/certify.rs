@@ -91,6 +91,8 @@ struct Range {
     /// `None`: the range begins with the log.
     from: Option<Witnessed>,
     to: Witnessed,
+    /// The checkpoints before the range that cannot be used.
+    refused: Refused,
 }
 
 /// The selection of records.
@@ -206,14 +208,15 @@ impl Find<'_> {
                 self.until
             );
         };
-        let name = to.checkpoint.log;
+        let (name, mut refused) = (to.checkpoint.log, Refused::default());
         let from = self.nearest(&mut log, Some(name), (Side::Before, self.since), &mut refused).await?;
         let older = log.logs().await.map_err(error)?;
         if from.is_none()
             && self.log.is_none()
             && let Some(older) = older.into_iter().rfind(|older| *older < name)
         {
-            let last = self.nearest(&mut log, Some(older), (Side::Before, self.until), &mut refused).await?;
+            let mut ignored = Refused::default();
+            let last = self.nearest(&mut log, Some(older), (Side::Before, self.until), &mut ignored).await?;
             let first = match last {
                 Some(last) => format!("the first one with --log {older} and --until not after what was signed {last}"),
                 None => "and nothing can be certified of the first one, since no witness has signed it".to_owned(),
@@ -227,7 +230,7 @@ impl Find<'_> {
         if from.as_ref().is_some_and(|from| from.checkpoint.head.size > to.checkpoint.head.size) {
             bail!("the clocks of the witnesses differ by more than the range has: choose a longer one");
         }
-        Ok(Range { from, to })
+        Ok(Range { from, to, refused })
     }
 
     /// The nearest checkpoint on this side of a time that can be used, page after page until there is one or none is
@@ -308,6 +311,14 @@ impl std::fmt::Display for Witnessed {
 impl Range {
     fn first(&self) -> u64 {
         self.from.as_ref().map_or(0, |from| from.checkpoint.head.size)
+    }
+
+    /// The reason why a range begins with its log although witnesses signed checkpoints before it; `None` if they did
+    /// not.
+    fn refused_before(&self) -> Option<String> {
+        let nearest = self.refused.nearest.as_ref().filter(|_| self.from.is_none())?;
+        let count = plural(self.refused.count, "checkpoint");
+        Some(format!("{count} before the range cannot be used; the nearest one: {nearest:#}"))
     }
 
     fn records(&self) -> u64 {
@@ -426,7 +437,7 @@ fn report(args: &Args, range: &Range, asked: &Asked, counts: &Counts, json: bool
         return Ok(print(&json_line(&serde_json::json!({
             "origin": origin, "first": range.first(), "records": range.records(), "subject": asked.subject,
             "shown": counts.whole, "of_others": counts.who, "withheld": counts.hash, "lost": counts.lost,
-            "file": args.output,
+            "refused_before": range.refused_before(), "file": args.output,
         }))?)?);
     }
     let whose = asked.subject.as_ref().map_or_else(String::new, |subject| format!(" of {subject:?}"));
@@ -434,9 +445,11 @@ fn report(args: &Args, range: &Range, asked: &Asked, counts: &Counts, json: bool
         Some(from) => format!("after what was signed {from}"),
         None => "from the beginning of the log".to_owned(),
     };
+    let refused = range.refused_before();
+    let refused = refused.map_or_else(String::new, |text| format!("it begins with the log, since {text}\n"));
     Ok(print(&format!(
-        "no record{whose} is missing in {origin}, {begin}, up to what was signed {}\n{} from number {}: {} shown, {} shown \
-         to be of others, {} withheld\nwrote {file}\n",
+        "no record{whose} is missing in {origin}, {begin}, up to what was signed {}\n{refused}{} from number {}: {} shown, \
+         {} shown to be of others, {} withheld\nwrote {file}\n",
         range.to,
         plural(range.records(), "record"),
         range.first(),

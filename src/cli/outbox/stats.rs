@@ -39,7 +39,11 @@ fn kept(stream: &StoredStream) -> u64 {
 fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)> {
     let PipelineStatus { ring, outbox, .. } = live;
     let failed = if outbox.failed { "; cannot store" } else { "" };
-    let full = if outbox.full { "; full" } else { "" };
+    let full = match (outbox.full, outbox.disk_full) {
+        (_, true) => "; the disk is full",
+        (true, false) => "; full",
+        (false, false) => "",
+    };
     let not_delivered = if live.postgres == ShipperState::StoreOnly { "" } else { ", not delivered" };
     let mut lines = vec![
         ("epoch", format!("{}, at seq {}", count(live.epoch.0), count(live.last_seq.0))),
@@ -119,7 +123,7 @@ mod tests {
                 "delivered": 6_209, "delivered_hash": "00".repeat(32), "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
                 "outbox": {
-                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,
+                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false, "disk_full": false,
                     "kept_bytes": 0, "generations": 2, "generations_older": 0, "set_aside": 0,
                 },
                 "postgres": {"state": "retrying", "error": "connection refused"},
