@@ -255,3 +255,20 @@ fn the_image_runs_a_valid_command_and_not_as_root() {
     }
     assert_eq!(file.lines().filter(|line| line.starts_with("FROM ")).count(), 2);
 }
+
+#[test]
+fn a_release_refuses_a_base_image_without_a_digest() {
+    let digest = format!("rust:1.95@sha256:{}", "0a".repeat(32));
+    for (build, run, refused) in [
+        ("", "", "BUILD_IMAGE is ''"),
+        ("rust:1.95-bookworm", &*digest, "BUILD_IMAGE is 'rust:1.95-bookworm'"),
+        ("rust@sha256:0a0a", &*digest, "BUILD_IMAGE is 'rust@sha256:0a0a'"),
+        (&*digest, "debian:bookworm-slim", "RUN_IMAGE is 'debian:bookworm-slim'"),
+    ] {
+        let mut command = Command::new(packaged("../scripts/release"));
+        let output = command.arg("--image").env("BUILD_IMAGE", build).env("RUN_IMAGE", run).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("release: {refused}, which has no digest: set it to ")), "{said}");
+    }
+}

@@ -137,7 +137,8 @@ impl Sandbox {
         let (user, cwd, umask) = (self.user, &self.cwd, self.umask);
         for (path, bytes) in &self.disks {
             lines.push(format!(
-                "mkdir -p {root}{path}; mount -t tmpfs -o size={bytes},mode=0700,uid={user},gid={user} disk {root}{path}"
+                "mkdir -p {root}{path}; mount -t tmpfs -o size={bytes},mode=0700,uid={user},gid={user} disk \
+                 {root}{path}"
             ));
         }
         let args: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
