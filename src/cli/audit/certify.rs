@@ -36,7 +36,7 @@ use crate::ops::export_line::{Shown, certificate_line};
 use crate::ops::proof::signed_note;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::record_ref;
-use crate::ops::time_arg::parse_time_arg;
+use crate::ops::time_arg::Zone;
 use crate::ops::trail::{TrailReader, failed};
 
 /// The format that the first line names. *Spec*: docs/evidence.md, "Certificates".
@@ -45,11 +45,6 @@ const FORMAT: &str = "gatepost.certificate.v1";
 /// `gatepost audit certify`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// The end of the range: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: i64,
     /// Prove that no record of this subject is missing: show these, and of all others who called [default: prove that
     /// no record at all is missing, show those that match, and of the others the hash]
     #[arg(long, value_name = "SUBJECT")]
@@ -63,6 +58,8 @@ pub(super) struct Args {
     /// The certificate: a new file
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 /// The first line of a certificate.
@@ -111,11 +108,12 @@ struct Counts {
     lost: u64,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
-    let mut filter = args.filter.filter();
+pub(super) async fn run(config: &Config, args: &Args, json: bool, zone: Zone) -> anyhow::Result<()> {
+    let mut filter = args.filter.filter(zone)?;
     let since = filter.since_micros.take().ok_or_else(|| usage("name the beginning of the range with --since"))?;
+    let until = filter.until_micros.take().ok_or_else(|| usage("name the end of the range with --until"))?;
     let gateway = filter.gateway_id.take();
-    if since >= args.until {
+    if since >= until {
         return Err(usage("the range is empty: --since must be before --until"));
     }
     if args.subject.as_ref().is_some_and(|subject| subject.len() > TEXT_BYTES_MAX) {
@@ -125,7 +123,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         return Err(usage("--subject shows all records of a person: give no other option that selects records"));
     }
     let policy = args.policy.as_deref().map(read_policy).transpose()?;
-    let (since, until) = (Timestamp::from_micros(since), Timestamp::from_micros(args.until));
+    let (since, until) = (Timestamp::from_micros(since), Timestamp::from_micros(until));
     let mut trail = trail::open(config).await?;
     let TrailReader::Postgres(connection) = &mut trail else {
         bail!("postgres.url is not set, and checkpoints are in Postgres");

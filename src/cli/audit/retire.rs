@@ -37,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// `gatepost audit retire`
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "gatepost audit retire [OPTIONS] --heads <FILE> --reason <TEXT>\n       --journal <FILE> <--before <MONTH>|--older-than <AGE>>\n       <--export <DIR>|--without-export>"
+)]
 #[command(group = clap::ArgGroup::new("cut").required(true).args(["before", "older_than"]))]
 #[command(group = clap::ArgGroup::new("copy").required(true).args(["export", "without_export"]))]
 pub(super) struct Args {
@@ -59,10 +62,10 @@ pub(super) struct Args {
     #[arg(long)]
     without_export: bool,
     /// Longest time that deliveries wait for a lock of this command
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     lock_timeout: Duration,
     /// Time for which locks are tried again, for example behind a long report
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Print what would be retired, and change nothing
     #[arg(long)]
