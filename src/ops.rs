@@ -9,6 +9,7 @@ pub mod console;
 pub mod export_line;
 pub(crate) mod format;
 pub mod health;
+pub mod history;
 pub mod hosts;
 pub mod inspect;
 pub mod metrics;

@@ -30,6 +30,7 @@ use crate::gateway::Gateway;
 use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
+use crate::ops::history::History;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, hosts, response_headers, supervisor};
@@ -181,16 +182,19 @@ async fn serve_ops(
 ) -> Result<Option<SocketAddr>, GatewayError> {
     let Some(address) = config.ops.listen else { return Ok(None) };
     let (listener, bound) = listen("ops.listen", address).await?;
+    let history = History::default();
     let openid = OpenIdClient::from_config(config, bound).map_err(|fault| GatewayError::Config(vec![fault]))?;
     let router = health::router(sources.clone()).merge(console::router(console::Settings {
         sources: sources.clone(),
         openid,
+        history: history.clone(),
         listener: bound,
         is_behind_tls: config.ops.is_behind_tls(),
         // Without delivery the trail is in the outbox.
         postgres: database::options(config).and_then(|_| database::reader_options(config)),
     }));
     let router = response_headers::add(hosts::guard(router, &config.ops.hosts(), bound));
+    tasks.spawn(history.run(sources.clone(), stop.clone()));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
     tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))

@@ -10,6 +10,7 @@
 //! /console            the page; without a token, the form
 //! /console/live       the overview, which the script fetches
 //! /console/record     one call
+//! /console/docs/NAME  the runbook, and the help of the console
 //! /console/proof      the proof of a record, for download
 //! /console/status     the overview for programs, as JSON
 //! /console/records    a search for programs, as JSON lines
@@ -20,6 +21,9 @@
 //! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod access;
+mod charts;
+mod docs;
+mod markdown;
 mod openid;
 mod overview;
 mod page;
@@ -32,6 +36,7 @@ mod search;
 pub mod session;
 mod sign_in_limits;
 mod state;
+mod viewer;
 
 use axum::Router;
 use axum::http::header;
@@ -48,6 +53,7 @@ pub fn router(settings: Settings) -> Router {
     let console = Console::new(settings);
     Router::new()
         .route("/console", get(search::page))
+        .route("/console/docs/{name}", get(docs::show))
         .route("/console/live", get(overview::fragment))
         .route("/console/record", get(record::page))
         .route("/console/proof", get(proof::download))

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::access::Viewer;
 use super::state::Console;
+use super::viewer::Viewer;
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;

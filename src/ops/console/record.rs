@@ -62,7 +62,7 @@ pub(super) async fn page(
             Ok(answer) => (found(answer, &search, console.postgres.is_some())),
         }
     };
-    page::page("Record", viewer.subject(), &main).into_response()
+    page::page("Record", &viewer, &main).into_response()
 }
 
 fn found(answer: &Answer<CallDetails>, search: &Search, has_proofs: bool) -> Markup {

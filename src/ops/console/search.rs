@@ -173,7 +173,7 @@ pub(super) async fn page(
         }
     };
     let code = if is_valid { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-    (code, page::page("Console", viewer.subject(), &main)).into_response()
+    (code, page::page("Console", &viewer, &main)).into_response()
 }
 
 /// `GET /console/records`
