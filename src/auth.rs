@@ -38,6 +38,7 @@ use audience::IsEndpoint;
 use certificate::Certificate;
 use claims::ClaimRules;
 use credential::Credential;
+use id_token::Expected;
 use issuer::Issuer;
 use jsonwebtoken::Header;
 use jwt::{JwtError, UNKNOWN_KEY, claimed_issuer, has_scope, header, refuse, verify_by, whole_seconds};
@@ -300,6 +301,17 @@ impl Authenticator {
         let is_in_scope = self.required_scope().is_none_or(|required| has_scope(claims, required));
         let principal = principal(verified, claim_rules, validity)?;
         self.scoped(principal, is_in_scope)
+    }
+
+    /// Authenticates the person that an ID token names. The principal ends after [`id_token::SIGNED_IN`].
+    ///
+    /// # Errors
+    /// [`AuthError`]: the token is not valid, or is not the answer to this sign-in.
+    pub async fn authenticate_id_token(&self, token: &str, expected: Expected<'_>) -> Result<Principal, AuthError> {
+        let (mut verified, _, claim_rules) = self.signed(token).await?;
+        id_token::check(&verified.claims, expected)?;
+        verified.purpose = Purpose::SignIn;
+        principal(verified, claim_rules, id_token::validity())
     }
 
     /// Returns `true` if the principal's credential is still accepted, and gives the same roles.

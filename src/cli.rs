@@ -6,10 +6,12 @@
 
 mod audit;
 mod command_line;
+mod config_args;
 mod config_check;
 mod configuration;
 mod database;
 mod digest_key;
+mod env_file;
 mod evidence;
 mod example_backend;
 mod exit;
@@ -18,6 +20,7 @@ mod filter_args;
 mod gateway_error;
 mod gateway_process;
 mod global_args;
+mod health;
 mod leftovers;
 mod logging;
 mod manual;
@@ -38,6 +41,8 @@ mod serve;
 mod slots;
 mod stdio;
 mod table;
+mod table_args;
+mod terminal;
 mod token;
 mod trail;
 mod witness;
@@ -47,11 +52,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use output::OutputError;
+use config_args::ConfigArgs;
+use env_file::Unreadable;
+use output::{OutputError, print};
 
 /// An MCP gateway whose audit trail is complete.
 #[derive(Debug, Parser)]
-#[command(name = "gatepost", version, about, max_term_width = 100)]
+#[command(name = "gatepost", version, about, max_term_width = 80)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,7 +70,10 @@ enum Command {
     Serve(serve::Args),
     /// Run the gateway as a stdio server, for clients that start their own servers
     Stdio(stdio::Args),
+    /// Print the condition of a running gateway; exit code 1 if it cannot audit calls or does not answer
+    Health(health::Args),
     /// Inspect or change the outbox of a live gateway, or of a dead one's directory
+    #[command(visible_alias = "debug")]
     Outbox(outbox::Args),
     /// Read and verify the audit trail
     Audit(audit::Args),
@@ -76,12 +86,14 @@ enum Command {
     /// Mint a development token, or hash a static one
     Token(token::Args),
     /// Validate configuration files
-    Config(ConfigArgs),
+    Config(ConfigArguments),
     /// Run the example MCP server over stdio
     ExampleBackend,
     /// Become the program of a stdio backend, behind its walls; only the gateway runs this
     #[command(hide = true)]
     RunBackend(run_backend::Args),
+    /// Print the version
+    Version,
     /// Print shell completions
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all manual pages
@@ -89,7 +101,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct ConfigArgs {
+struct ConfigArguments {
     #[command(subcommand)]
     command: ConfigCommand,
 }
@@ -119,11 +131,33 @@ impl Cli {
             // Without a runtime: it becomes another program, and must have one thread.
             return run_backend::run(args);
         }
+        if let Some((config, unreadable)) = self.command.config_args()
+            && let Err(error) = env_file::enter(&config, unreadable)
+        {
+            return exit::exit_code(Err(error));
+        }
         exit::exit_code(self.command.run())
     }
 }
 
 impl Command {
+    /// The options that name the configuration, for the commands that read files of variables. A gateway gets its
+    /// variables from the service manager.
+    fn config_args(&self) -> Option<(ConfigArgs, Unreadable)> {
+        match self {
+            Self::Outbox(args) => Some((args.config_args(), Unreadable::Reported)),
+            Self::Audit(args) => Some((args.config_args(), Unreadable::Reported)),
+            Self::Evidence(args) => Some((args.config_args()?, Unreadable::Reported)),
+            Self::Migrate(args) => Some((args.config.clone(), Unreadable::Reported)),
+            Self::Token(args) => Some((args.config_args()?, Unreadable::Reported)),
+            // Before each start of the unit, with its variables.
+            Self::Config(ConfigArguments { command: ConfigCommand::Check(args) }) => {
+                Some((args.config.clone(), Unreadable::Expected))
+            }
+            _ => None,
+        }
+    }
+
     /// Runs the subcommand on a runtime of its own: of several threads to serve, otherwise of one.
     fn run(self) -> anyhow::Result<()> {
         if !matches!(self, Self::ExampleBackend) {
@@ -145,18 +179,20 @@ impl Command {
         match self {
             Self::Serve(args) => gateway_process::run(async |log| serve::run(&args, &log).await).await,
             Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
+            Self::Health(args) => health::run(&args).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Evidence(args) => evidence::run(&args).await,
             Self::Witness(args) => gateway_process::run(async |log| witness::run(&args, &log).await).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),
-            Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,
+            Self::Config(ConfigArguments { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,
             Self::ExampleBackend => example_backend::run().await,
             Self::RunBackend(args) => {
                 run_backend::run(args);
                 Ok(())
             }
+            Self::Version => Ok(print(&format!("gatepost {}\n", env!("CARGO_PKG_VERSION")))?),
             Self::Completions(args) => manual::completions(&args, &mut Cli::command()),
             Self::Man(args) => manual::man(&args, Cli::command()),
         }

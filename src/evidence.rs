@@ -17,6 +17,7 @@ pub mod policy;
 pub mod proof;
 pub mod signature;
 pub mod time_stamp;
+pub mod time_stamp_roots;
 pub mod tree;
 
 mod text;

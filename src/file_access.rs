@@ -8,6 +8,7 @@
 //! | secret | the gateway's user, root | the owner, the named group | the owner |
 //! | trusted: public keys, certificates, a configuration without secrets | anyone | anyone | its owner and its group |
 //! | directory of the outbox | the gateway's user | the owner, the named group | the owner, the named group |
+//! | secret in it | the gateway's user, root | the owner, the named group | the owner, the named group |
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read as _};
@@ -99,6 +100,9 @@ impl FileError {
 pub enum FileKind {
     /// With a secret: others may neither read nor write it.
     Secret,
+    /// A secret in the directory of the outbox: the named group may also write it, as it may write in the directory.
+    /// Kubernetes gives the files of a volume these permissions.
+    OutboxSecret,
     /// Without a secret: others may not write it.
     Trusted,
 }
@@ -187,8 +191,9 @@ impl FileAccess {
         }
         let is_named = self.group == Some(facts.group);
         let wanted = if is_named { 0o640 } else { 0o600 };
+        let may_write = is_named && kind == FileKind::OutboxSecret;
         mode(path, facts, OTHERS_ANY, "all users", "use", wanted)
-            .or_else(|| mode(path, facts, GROUP_WRITE, "its group", "change", wanted))
+            .or_else(|| mode(path, facts, GROUP_WRITE, "its group", "change", wanted).filter(|_| !may_write))
             .or_else(|| mode(path, facts, GROUP_ANY, "its group", "read", wanted).filter(|_| !is_named))
     }
 
@@ -313,6 +318,23 @@ mod tests {
             let read = |access: FileAccess| access.read(&path, FileKind::Secret, 6).is_ok();
             assert_eq!((read(nobody), read(other), read(named)), (by_owner, by_owner, by_group), "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_outbox_may_be_written_by_the_named_group_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path(), 0o660);
+        let named = FileAccess::with_group(&fs::metadata(&path).unwrap().gid().to_string()).unwrap();
+        for (access, kind, allowed) in [
+            (named, FileKind::OutboxSecret, true),
+            (named, FileKind::Secret, false),
+            (FileAccess::default(), FileKind::OutboxSecret, false),
+            (FileAccess::with_group("4711").unwrap(), FileKind::OutboxSecret, false),
+        ] {
+            assert_eq!(access.read(&path, kind, 6).is_ok(), allowed, "{access:?} {kind:?}");
+        }
+        let path = file(dir.path(), 0o662);
+        assert!(named.read(&path, FileKind::OutboxSecret, 6).is_err());
     }
 
     #[test]

@@ -23,9 +23,11 @@ pub mod session;
 pub mod sessions;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use parking_lot::RwLock;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -34,8 +36,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
-use crate::audit::record::Digest;
+use crate::audit::record::{Caller, ClientAddr, Digest, Status};
 use crate::audit::{Audit, UnavailableError};
+use crate::auth::id_token::Expected;
+use crate::auth::{AuthError, Principal};
 use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
@@ -301,6 +305,69 @@ impl Handle {
     #[must_use]
     pub fn config_digest(&self, text: &[u8]) -> Option<Digest> {
         self.0.audit.config_digest(text)
+    }
+
+    /// Verifies a bearer token as for a call. A JWT must have one of the configured audiences: one that was issued for
+    /// an MCP endpoint is good there.
+    ///
+    /// # Errors
+    /// [`AuthError`]: the token is missing or not valid.
+    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
+        self.0.rules().auth.authenticate_header(authorization, &|_| false).await
+    }
+
+    /// Verifies the ID token of a person who signs in to the console.
+    ///
+    /// # Errors
+    /// [`AuthError`]: the token is not valid, or is not the answer to this sign-in.
+    pub async fn authenticate_id_token(&self, token: &str, expected: Expected<'_>) -> Result<Principal, AuthError> {
+        self.0.rules().auth.authenticate_id_token(token, expected).await
+    }
+
+    /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
+    #[must_use]
+    pub fn accepts(&self, principal: &Principal) -> bool {
+        self.0.rules().auth.accepts(principal)
+    }
+
+    /// The role that a token needs for the console.
+    #[must_use]
+    pub fn console_role(&self) -> String {
+        self.0.rules().console_role.clone()
+    }
+
+    /// The address of the client of a request with `headers` from `peer`, which a trusted proxy may have named.
+    #[must_use]
+    pub fn client_addr(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddr {
+        self.0.proxies.client(peer, headers)
+    }
+
+    /// Records an event that `caller` caused; its record has `method`.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the record did not reach the configured level.
+    pub async fn record_event(
+        &self,
+        method: &str,
+        client: ClientAddr,
+        caller: &Caller,
+    ) -> Result<(), UnavailableError> {
+        self.0.audit.record_event(console_access::call_of(method, client, caller)).await
+    }
+
+    /// Records a refused request, with `method`, or counts it together with others, like refusals by the gateway.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the refusal was neither recorded nor counted, or its record stays in the ring.
+    pub async fn record_refusal(
+        &self,
+        method: &str,
+        client: ClientAddr,
+        caller: &Caller,
+        status: Status,
+        reason: &str,
+    ) -> Result<(), UnavailableError> {
+        console_access::record_refusal(&self.0, method, client, caller, (status, reason)).await
     }
 
     /// The number of backends that answer now.

@@ -80,6 +80,7 @@ pub mod escape;
 pub mod evidence;
 pub mod file_access;
 pub mod gateway;
+mod in_place;
 pub mod log;
 pub mod mcp;
 pub mod notary;

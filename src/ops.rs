@@ -12,6 +12,7 @@ pub(crate) mod follow;
 pub(crate) mod format;
 pub(crate) mod headline;
 pub mod health;
+pub mod history;
 pub mod hosts;
 pub mod inspect;
 pub mod metrics;

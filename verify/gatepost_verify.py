@@ -4,10 +4,8 @@
     gatepost_verify.py POLICY CERTIFICATE                      no record of a range is missing, or none of a person's
 It needs Python 3.9 and the package "cryptography" (Ed25519). Exit code 0: proven; 1: not proven.
 """
-
 import base64, calendar, collections, functools, hashlib, json, re, struct, sys, time, uuid
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 # docs/trail.md, "The columns of audit_log": the columns of each group in the order of the table, with their types.
 GROUPS = {group: [column.split(":") for column in columns.split()] for group, columns in {
     "open": """gateway_id:uuid epoch:int seq:int request_id:uuid parent_id:uuid timestamp:time latency_ms:double
@@ -21,7 +19,6 @@ NAMES = {name for columns in GROUPS.values() for name, _ in columns} | {
     name + "_exact" for columns in GROUPS.values() for name, kind in columns if kind == "json"} | {
     "prev_hash", "hash", "salt_who", "salt_circumstances", "salt_content"}
 COMMITMENTS = {"commitment_circumstances", "commitment_content"}  # who called is never withheld in a certificate
-
 def need(value, reason):
     if not value:
         raise ValueError(reason)
@@ -36,9 +33,11 @@ def bytes32(text):
 def number(text):
     return int(need(re.fullmatch(r"0|[1-9][0-9]{0,18}", text), f"{text!r} is not a number")[0])
 def micros(text):
-    match = need(re.fullmatch(r"([+-]?\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{6})Z", text), f"{text!r} is not a time")
-    return calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) * 1_000_000 + int(match[2])
-
+    pattern = r"(\d{4}|\+[1-9]\d{4,5}|-(?!0000)\d{4})(-\d\d-\d\dT\d\d:\d\d:[0-5]\d)\.(\d{6})Z"
+    match = need(re.fullmatch(pattern, text, re.ASCII), f"{text!r} is not a time as it is written")
+    cycles, year = divmod(int(match[1]), 400)  # strptime knows few years: every 400 have 146,097 days
+    begun = calendar.timegm(time.strptime(f"{2000 + year}{match[2]}", "%Y-%m-%dT%H:%M:%S"))
+    return (begun + (cycles - 5) * 146_097 * 86_400) * 1_000_000 + int(match[3])
 def members(line, names):
     """The members of the one JSON object in a line, each as its exact text. No names but `names` are allowed."""
     decoder, found, at = json.JSONDecoder(parse_int=str, parse_constant=number), {}, 1
@@ -59,9 +58,9 @@ def field(record, name, kind):
         return b"\xff\xff\xff\xff"
     value = (raw if exact is None else exact) if kind == "json" else json.loads(raw)
     need(kind != "int" or str(value) == raw, f"{name} is not a whole number")
-    data = {"json": str.encode, "text": str.encode, "hex": bytes32, "uuid": lambda text: uuid.UUID(text).bytes,
-            "int": struct.Struct("<q").pack, "double": struct.Struct("<d").pack,
-            "time": lambda text: struct.pack("<q", micros(text))}[kind](value)
+    data = {"json": str.encode, "text": str.encode, "hex": bytes32, "int": struct.Struct("<q").pack,
+            "uuid": lambda id_: need(str(uuid.UUID(id_)) == id_ and uuid.UUID(id_), f"{id_!r} is not a UUID").bytes,
+            "double": struct.Struct("<d").pack, "time": lambda text: struct.pack("<q", micros(text))}[kind](value)
     return struct.pack("<I", len(data)) + data
 def fields(record, group):
     return b"".join(field(record, name, kind) for name, kind in GROUPS[group])
@@ -141,7 +140,7 @@ def root_of_edge(edge):  # the perfect subtrees of a tree, each with its size an
     hashes = [found for _, found in reversed(edge)] or [sha256()]
     return functools.reduce(lambda right, left: sha256(b"\x01", left, right), hashes)
 def signatures(what, times):
-    said = {name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)) for name, when in times.items()}
+    said = {ascii(name)[1:-1]: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)) for name, when in times.items()}
     return [f"{what} by the witness {name} at {at}" for name, at in sorted(said.items())] or [f"{what} by no witness"]
 def prove_record(policy, record, proof):
     """Checks a record and its proof: docs/evidence.md, "Proofs"."""
@@ -155,8 +154,8 @@ def prove_record(policy, record, proof):
 def prove_range(policy, certificate):
     """Checks a certificate: docs/evidence.md, "Certificates"."""
     head, *lines, end = certificate.split("\n")
-    head = members(head, "format subject since until from edge to".split())
-    head = {name: json.loads(raw) for name, raw in head.items()}
+    names = "format subject since until from edge to".split()
+    head = {name: json.loads(raw) for name, raw in members(head, names).items()}
     subject, kinds, last = head["subject"], collections.Counter(), None
     need(len(head) == 7 and head["format"] == "gatepost.certificate.v1" and not end, "this is not a certificate")
     origin, size, root, after = checkpoint(head["to"], policy)
@@ -194,7 +193,8 @@ def prove_range(policy, certificate):
 if __name__ == "__main__":
     len(sys.argv) in (3, 4) or sys.exit(__doc__)
     try:
-        policy, *texts = [open(name, encoding="utf-8", newline="").read() for name in sys.argv[1:]]
-        print(*(prove_range if len(texts) == 1 else prove_record)(parse_policy(policy), *texts), sep="\n")
+        policy, *texts = [open(name, "rb").read() for name in sys.argv[1:]]
+        policy = parse_policy(policy.decode(errors="surrogateescape"))  # octets: C2SP tlog-policy, "Character set"
+        print(*(prove_range if len(texts) == 1 else prove_record)(policy, *map(bytes.decode, texts)), sep="\n")
     except Exception as error:  # whatever is wrong with the input: nothing is proven
         sys.exit(f"not proven: {str(error) or type(error).__name__}")

@@ -9,10 +9,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::audience::has_audience;
-use super::jwt::refuse;
+use super::jwt::{JwtError, refuse};
 use super::validity::Validity;
-use super::verified_token::Purpose;
-use super::{AuthError, Authenticator, Principal, principal};
 use crate::audit::record::Timestamp;
 
 /// The time for which a person is signed in. *Chosen*: `exp` limits how long an ID token may be presented, not how long
@@ -31,28 +29,27 @@ pub struct Expected<'a> {
     pub nonce: &'a str,
 }
 
-impl Authenticator {
-    /// Authenticates the person that an ID token names. The principal ends after [`SIGNED_IN`].
-    ///
-    /// # Errors
-    /// [`AuthError`]: the token is not valid, or is not the answer to this sign-in.
-    pub async fn authenticate_id_token(&self, token: &str, expected: Expected<'_>) -> Result<Principal, AuthError> {
-        let (mut verified, _, claim_rules) = self.signed(token).await?;
-        let claims = &verified.claims;
-        if claims.get("iss").and_then(Value::as_str) != Some(expected.issuer) {
-            return Err(refuse("the ID token is from another issuer").into());
-        }
-        if !is_for_client(claims, expected.client_id) {
-            return Err(refuse("the ID token is for another client").into());
-        }
-        if claims.get("nonce").and_then(Value::as_str) != Some(expected.nonce) {
-            return Err(refuse("the ID token is the answer to another sign-in").into());
-        }
-        verified.purpose = Purpose::SignIn;
-        let micros = i64::try_from(SIGNED_IN.as_micros()).unwrap_or(i64::MAX);
-        let end = Timestamp::from_micros(Timestamp::now().micros().saturating_add(micros));
-        principal(verified, claim_rules, Validity::until(end))
+/// Checks the claims that are of the sign-in alone.
+///
+/// # Errors
+/// [`JwtError`]: the token is not the answer to this sign-in.
+pub(super) fn check(claims: &Map<String, Value>, expected: Expected<'_>) -> Result<(), JwtError> {
+    if claims.get("iss").and_then(Value::as_str) != Some(expected.issuer) {
+        return Err(refuse("the ID token is from another issuer"));
     }
+    if !is_for_client(claims, expected.client_id) {
+        return Err(refuse("the ID token is for another client"));
+    }
+    if claims.get("nonce").and_then(Value::as_str) != Some(expected.nonce) {
+        return Err(refuse("the ID token is the answer to another sign-in"));
+    }
+    Ok(())
+}
+
+/// The time until which a person who signs in now is signed in.
+pub(super) fn validity() -> Validity {
+    let micros = i64::try_from(SIGNED_IN.as_micros()).unwrap_or(i64::MAX);
+    Validity::until(Timestamp::from_micros(Timestamp::now().micros().saturating_add(micros)))
 }
 
 /// Returns true if the token is for this client: alone, or as the authorized party among several audiences.
@@ -73,6 +70,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_person_is_signed_in_for_an_hour() {
+        let validity = validity();
+        tokio::time::advance(SIGNED_IN.checked_sub(Duration::from_secs(5)).unwrap()).await;
+        assert!(!validity.has_ended());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(validity.has_ended());
+    }
 
     #[test]
     fn an_id_token_is_for_its_client_alone_or_as_the_authorized_party() {

@@ -2,6 +2,7 @@
 
 mod accept;
 mod certify;
+mod confirmed;
 mod decision_args;
 mod decisions;
 mod export;
@@ -25,7 +26,9 @@ mod verify_export;
 
 use clap::Subcommand;
 
+use super::config_args::{ConfigArgs, ConfigFile};
 use super::global_args::GlobalArgs;
+use crate::config::Config;
 
 /// `gatepost audit`
 #[derive(Debug, clap::Args)]
@@ -77,25 +80,41 @@ enum Command {
     Verify(verify::Args),
 }
 
+impl Args {
+    pub(super) fn config_args(&self) -> ConfigArgs {
+        self.global.config_args()
+    }
+}
+
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let (config, json) = (args.global.load()?, args.global.json);
+    if let Command::VerifyExport(verify) = &args.command {
+        // An export is checked without a configuration, wherever it is.
+        return verify_export::run(verify, args.global.json);
+    }
+    let (config, file) = args.global.load()?;
+    let done = Box::pin(dispatch(args, &config, &file)).await;
+    done.map_err(|error| file.explain(error))
+}
+
+async fn dispatch(args: &Args, config: &Config, file: &ConfigFile) -> anyhow::Result<()> {
+    let (json, terminal) = (args.global.json, args.global.terminal());
     match &args.command {
-        Command::Query(args) => query::run(&config, args, json).await,
-        Command::Show(args) => show::run(&config, args, json).await,
-        Command::Tail(args) => tail::run(&config, args, json).await,
-        Command::Export(args) => export::run(&config, args, json).await,
-        Command::VerifyExport(args) => verify_export::run(args, json),
-        Command::Prove(args) => prove::run(&config, args, json).await,
-        Command::Certify(args) => certify::run(&config, args, json).await,
-        Command::Match(args) => match_text::run(&config, args, json).await,
-        Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
-        Command::Accept(args) => accept::run(&config, args, json).await,
-        Command::ResolveFork(args) => resolve_fork::run(&config, args, json).await,
-        Command::Hold(args) => hold::run(&config, args, json).await,
-        Command::Retire(args) => retire::run(&config, args, json).await,
-        Command::Decisions(args) => decisions::run(&config, args, json).await,
-        Command::Gateways(args) => gateways::run(&config, args, json).await,
-        Command::Heads => heads::run(&config).await,
-        Command::Verify(args) => verify::run(&config, args, json).await,
+        Command::Query(args) => query::run(config, args, json, terminal).await,
+        Command::Show(args) => show::run(config, args, json, terminal).await,
+        Command::Tail(args) => tail::run(config, args, json, terminal).await,
+        Command::Export(args) => export::run(config, args, json, terminal.zone).await,
+        Command::VerifyExport(_) => Ok(()),
+        Command::Prove(args) => prove::run(config, args, json).await,
+        Command::Certify(args) => certify::run(config, args, json, terminal.zone).await,
+        Command::Match(args) => match_text::run(config, args, json).await,
+        Command::Pins(pins) => pins::run(config, file.path(), pins).await,
+        Command::Accept(args) => accept::run(config, args, json).await,
+        Command::ResolveFork(args) => resolve_fork::run(config, args, json).await,
+        Command::Hold(args) => hold::run(config, args, json, terminal).await,
+        Command::Retire(args) => retire::run(config, args, json).await,
+        Command::Decisions(args) => decisions::run(config, args, json, terminal).await,
+        Command::Gateways(args) => gateways::run(config, args, json, terminal).await,
+        Command::Heads => heads::run(config).await,
+        Command::Verify(args) => verify::run(config, args, json, terminal).await,
     }
 }

@@ -4,11 +4,12 @@
 mod connect;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::config_args::ConfigArgs;
 use super::configuration::load_whole;
 use super::exit::{BAD_USAGE, CommandError, FAILED};
-use super::output::print;
+use super::output::{print, without_error_numbers};
 use super::{preflight, program};
 use crate::config::{Config, ConfigError, Origin, is_loopback};
 use crate::walls::{Launcher, OwnFiles};
@@ -16,9 +17,8 @@ use crate::walls::{Launcher, OwnFiles};
 /// `gatepost config check`
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
     /// Also try what a start needs: each backend, Postgres, the keys of issuers, the listeners' addresses, the outbox
     /// directory; changes nothing, and exits with 1 if one of them fails
     #[arg(long)]
@@ -27,17 +27,18 @@ pub(super) struct Args {
 
 /// Prints that the configuration is valid, or one line per fault on standard error.
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let faults = match check(&args.config) {
+    let path = &args.config.require()?;
+    let faults = match check(path) {
         Ok(config) => {
-            let valid = format!("{}: the configuration is valid\n", args.config.display());
-            print(&(valid + &notes(&config, &args.config)))?;
-            return if args.connect { try_out(&config, &args.config).await } else { Ok(()) };
+            let valid = format!("{}: the configuration is valid\n", path.display());
+            print(&(valid + &notes(&config, path)))?;
+            return if args.connect { try_out(&config, path).await } else { Ok(()) };
         }
         Err(faults) => faults,
     };
     for fault in faults {
         // Without the program's name: editors jump to `file:line`. Nothing can be done if standard error is closed.
-        writeln!(std::io::stderr().lock(), "{fault}").ok();
+        writeln!(std::io::stderr().lock(), "{}", without_error_numbers(&fault.to_string())).ok();
     }
     Err(CommandError::Reported { code: BAD_USAGE }.into())
 }

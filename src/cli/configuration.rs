@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::config_args::CONFIG_VARIABLE;
 use super::exit::CommandError;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::file_access::FileAccess;
@@ -46,10 +47,10 @@ fn load_checked(path: Option<&Path>, access: impl FnOnce(FileAccess) -> FileAcce
     Ok(loaded)
 }
 
-/// The environment variables that may be settings. A variable that is not UTF-8 names no setting, and the caller's
-/// token is not a setting.
+/// The environment variables that may be settings. A variable that is not UTF-8 names no setting; the caller's token
+/// and the path of the configuration are not settings.
 pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     let all =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    all.filter(|(name, _)| name != TOKEN_VARIABLE)
+    all.filter(|(name, _)| ![TOKEN_VARIABLE, CONFIG_VARIABLE].contains(&name.as_str()))
 }

@@ -1,6 +1,6 @@
 //! The Postgres of a configuration, if it has one.
 
-use super::exit::usage;
+use super::exit::{BAD_USAGE, CommandError};
 use crate::audit::sink::postgres::{self, Options};
 use crate::config::Config;
 use crate::file_access::FileKind;
@@ -53,7 +53,11 @@ pub(super) fn required_reader(config: &Config, consequence: &str) -> anyhow::Res
 }
 
 fn not_set(consequence: &str) -> anyhow::Error {
-    usage(format!("postgres.url is not set{consequence}; set it in the configuration or as GATEPOST_POSTGRES_URL"))
+    let message = format!(
+        "postgres.url is not set{consequence}; set it in the configuration, as GATEPOST_POSTGRES_URL, or in a file of \
+         variables (--env-file)"
+    );
+    CommandError::NotConfigured { message, code: BAD_USAGE }.into()
 }
 
 /// Connects.

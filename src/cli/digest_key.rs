@@ -57,7 +57,8 @@ pub(super) fn path(config: &Config) -> PathBuf {
 /// [`DigestKeyError`], also if there is no file.
 pub(super) fn read(config: &Config) -> Result<DigestKey, DigestKeyError> {
     let path = path(config);
-    let text = config.audit.files.read(&path, FileKind::Secret, FILE_BYTES_MAX)?;
+    let kind = if config.audit.digest_key_file.is_none() { FileKind::OutboxSecret } else { FileKind::Secret };
+    let text = config.audit.files.read(&path, kind, FILE_BYTES_MAX)?;
     let mut bytes = [0; 32];
     hex::decode_to_slice(text.trim_ascii(), &mut bytes).map_err(|_| DigestKeyError::Contents { path })?;
     Ok(DigestKey::from_bytes(bytes))

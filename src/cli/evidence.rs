@@ -14,8 +14,10 @@ use chrono::DateTime;
 use clap::{Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
+use super::config_args::ConfigArgs;
 use super::exit::usage;
 use super::output::print;
+use crate::counts::plural;
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::cosignature::UnixTime;
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, SignatureType, SigningKey, VerifierKey};
@@ -77,6 +79,17 @@ struct ShowArgs {
     /// Check the signatures by this policy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+}
+
+impl Args {
+    /// The options that name the configuration, for the commands that have one.
+    pub(super) fn config_args(&self) -> Option<ConfigArgs> {
+        match &self.command {
+            Command::Keygen(_) | Command::Show(_) => None,
+            Command::Policy(args) => Some(args.global.config_args()),
+            Command::NewLog(args) => Some(args.global.config_args()),
+        }
+    }
 }
 
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
@@ -179,8 +192,9 @@ fn shown_proof(proof: &LogProof, policy: Option<&Policy>) -> anyhow::Result<Stri
 
 fn shown_note(note: &Note, policy: Option<&Policy>) -> anyhow::Result<String> {
     let checkpoint = Checkpoint::parse(note.text())?;
-    let (origin, size, root) = (checkpoint.origin(), checkpoint.size(), checkpoint.root());
-    let mut text = format!("checkpoint of the log {origin}: {size} records, root {root:?}\n");
+    let (origin, root) = (checkpoint.origin(), checkpoint.root());
+    let size = plural(checkpoint.size(), "record");
+    let mut text = format!("checkpoint of the log {origin}: {size}, root {root:?}\n");
     for line in checkpoint.extensions() {
         writeln!(text, "further line: {line}")?;
     }

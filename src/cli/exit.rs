@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output::{OutputError, print_error};
 use crate::config::ConfigError;
+use crate::counts::plural;
 
 /// The command failed.
 pub(super) const FAILED: u8 = 1;
@@ -22,8 +23,16 @@ pub(super) enum CommandError {
     #[error("{0}")]
     Usage(String),
     /// The configuration has these faults.
-    #[error("the configuration has {} faults", .0.len())]
+    #[error("the configuration has {}", plural(.0.len() as u64, "fault"))]
     Configuration(Vec<ConfigError>),
+    /// A setting that the command needs is not set.
+    #[error("{message}")]
+    NotConfigured {
+        /// The message.
+        message: String,
+        /// The exit code.
+        code: u8,
+    },
     /// The directory is not an outbox of this version.
     #[error("{0}")]
     NoOutbox(String),
@@ -65,6 +74,7 @@ pub(super) fn report(error: &anyhow::Error, print: impl Fn(&str)) -> u8 {
         }
         Some(CommandError::Usage(_)) => BAD_USAGE,
         Some(CommandError::NoOutbox(_)) => NO_OUTBOX,
+        Some(CommandError::NotConfigured { code, .. }) => *code,
         Some(CommandError::NotProven(_)) => NOT_PROVEN,
         None => FAILED,
     };

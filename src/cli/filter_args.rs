@@ -4,10 +4,17 @@ use uuid::Uuid;
 
 use crate::audit::query::Filter;
 use crate::audit::record::Status;
-use crate::ops::time_arg::parse_time_arg;
+use crate::cli::exit::usage;
+use crate::ops::time_arg::{TimeArg, Zone};
+
+/// The help of `--since` and `--until` of all commands that select records.
+const SINCE_HELP: &str = "Only records since this time: an age (2h, 7d), a day (yesterday, 2026-11-24), a time of \
+    today (09:00), both (2026-11-24 09:00) or an RFC 3339 timestamp";
+const UNTIL_HELP: &str = "Only records before this time, written as for --since";
 
 /// Options that select records.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
 pub(super) struct FilterArgs {
     /// Only records of this subject or name; * stands for any characters
     #[arg(long, value_name = "WHO")]
@@ -53,9 +60,19 @@ pub(super) struct FilterArgs {
     /// Only records whose arguments contain this exact text
     #[arg(long, value_name = "TEXT")]
     args: Option<String>,
-    /// Only records since this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    since: Option<i64>,
+    /// Only records of callers whose token is from this issuer
+    #[arg(long, value_name = "ISSUER")]
+    issuer: Option<String>,
+    /// Only records of calls with this token, by its id (jti)
+    #[arg(long, value_name = "ID")]
+    token_id: Option<String>,
+    /// Only records of calls from this address, with its port or without; * stands for any characters
+    #[arg(long, value_name = "ADDRESS")]
+    addr: Option<String>,
+    #[arg(long, value_name = "TIME", help = SINCE_HELP)]
+    since: Option<TimeArg>,
+    #[arg(long, value_name = "TIME", help = UNTIL_HELP)]
+    until: Option<TimeArg>,
 }
 
 fn parse_status(word: &str) -> Result<String, String> {
@@ -63,10 +80,21 @@ fn parse_status(word: &str) -> Result<String, String> {
     Status::from_word(word).map(|_| word.to_owned()).ok_or_else(|| format!("unknown status; use one of {}", known()))
 }
 
+/// The moment that an option names.
+///
+/// # Errors
+/// There was no such time in the zone.
+pub(super) fn micros(option: &str, time: Option<TimeArg>, zone: Zone) -> anyhow::Result<Option<i64>> {
+    time.map(|time| time.micros(zone)).transpose().map_err(|reason| usage(format!("{option}: {reason}")))
+}
+
 impl FilterArgs {
     /// The filter, with the default limit.
-    pub(super) fn filter(&self) -> Filter {
-        Filter {
+    ///
+    /// # Errors
+    /// A time does not exist in the zone.
+    pub(super) fn filter(&self, zone: Zone) -> anyhow::Result<Filter> {
+        Ok(Filter {
             who: self.who.clone(),
             client: self.client.clone(),
             actor: self.actor.clone(),
@@ -80,8 +108,12 @@ impl FilterArgs {
             status: self.status.clone(),
             method: self.method.clone(),
             args: self.args.clone(),
-            since_micros: self.since,
+            issuer: self.issuer.clone(),
+            token_id: self.token_id.clone(),
+            addr: self.addr.clone(),
+            since_micros: micros("--since", self.since, zone)?,
+            until_micros: micros("--until", self.until, zone)?,
             ..Filter::default()
-        }
+        })
     }
 }

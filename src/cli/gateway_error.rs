@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::exit::{BAD_USAGE, FAILED, NO_OUTBOX};
 use super::output::OutputError;
 use crate::audit::outbox;
+use crate::counts::plural;
 use crate::file_access::FileError;
 use crate::gateway::fault::Fault;
 
@@ -26,7 +27,7 @@ pub(super) enum GatewayError {
     Io { operation: &'static str, source: io::Error },
     #[error(transparent)]
     Output(#[from] OutputError),
-    #[error("{0} records were only in the ring and are lost")]
+    #[error("lost: {}, which only the ring had", plural(*.0 as u64, "record"))]
     Lost(usize),
 }
 

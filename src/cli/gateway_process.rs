@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{CommandError, report, usage};
 use super::gateway_error::GatewayError;
 use super::logging;
+use super::output::without_error_numbers;
 use crate::config::Config;
 use crate::escape::escape_hidden_lines;
 use crate::log::Log;
@@ -35,7 +36,7 @@ pub(super) async fn run(command: impl AsyncFnOnce(Log) -> anyhow::Result<()>) ->
     let log = FlushedLog(Log::on_standard_error()?);
     let Err(error) = Box::pin(command(log.0.clone())).await else { return Ok(()) };
     let code = report(&error, |message| {
-        for line in escape_hidden_lines(message).lines() {
+        for line in escape_hidden_lines(&without_error_numbers(message)).lines() {
             log.0.add(format!("gatepost: {line}").as_bytes());
         }
     });

@@ -1,6 +1,7 @@
 //! The notary of a running gateway.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::audit::pipeline::Pipeline;
 use crate::audit::sink::postgres::PostgresSink;
 use crate::config::{AnchorCommand, Bucket, Config, OnMissing, TimeStamps};
 use crate::evidence::key::{KEY_TEXT_BYTES_MAX, VerifierKey};
+use crate::evidence::time_stamp_roots::Roots;
 use crate::file_access::FileKind;
 use crate::notary::{
     Anchor, BucketAnchor, BucketSettings, Client, CommandAnchor, Memory, Notary, Settings, SignCommand, Signer, Status,
@@ -28,6 +30,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest file with an access key, in bytes. *Chosen*: more than twenty times the length of one.
 const ACCESS_KEY_BYTES_MAX: usize = 1024;
+
+/// The longest file with certificates, in bytes. *Chosen*: more than the certificates of all public authorities.
+const ROOTS_BYTES_MAX: usize = 1024 * 1024;
 
 /// A notary that runs.
 pub(super) struct RunningNotary {
@@ -109,7 +114,13 @@ pub(super) fn start(config: &Config, pipeline: &Pipeline, signer: Signer) -> Res
 }
 
 /// The anchors of the configuration. `verifiers` are the keys of the log, those of before too.
-fn anchors(config: &Config, verifiers: &[VerifierKey]) -> Result<Vec<Anchor<Client, PostgresSink>>, GatewayError> {
+///
+/// # Errors
+/// A file cannot be read, or a URL cannot be used.
+pub(super) fn anchors(
+    config: &Config,
+    verifiers: &[VerifierKey],
+) -> Result<Vec<Anchor<Client, PostgresSink>>, GatewayError> {
     let evidence = &config.evidence;
     let mut clients = Vec::new();
     for (idx, witness) in evidence.witnesses.iter().enumerate() {
@@ -124,9 +135,18 @@ fn anchors(config: &Config, verifiers: &[VerifierKey]) -> Result<Vec<Anchor<Clie
         })?;
         clients.push((name, Client::Witness(WitnessAnchor::new(client, verifiers.to_vec()))));
     }
-    for (idx, TimeStamps { name, url, interval }) in evidence.time_stamps.iter().enumerate() {
-        let fault = |error| GatewayError::Config(vec![format!("evidence.time_stamps[{idx}].url: {error}")]);
-        clients.push((name.clone(), Client::TimeStamp(TimeStampAnchor::new(url, *interval).map_err(fault)?)));
+    for (idx, TimeStamps { name, url, root_file, interval }) in evidence.time_stamps.iter().enumerate() {
+        let fault = |key: &str, what: &dyn fmt::Display| {
+            GatewayError::Config(vec![format!("evidence.time_stamps[{idx}].{key}: {what}")])
+        };
+        let root = |path: &PathBuf| {
+            let text = evidence.files.read(path, FileKind::Trusted, ROOTS_BYTES_MAX);
+            let text = text.map_err(|error| fault("root_file", &error))?;
+            Roots::from_pem(&text).map_err(|error| fault("root_file", &format!("{}: {error}", path.display())))
+        };
+        let roots = root_file.as_ref().map(root).transpose()?;
+        let anchor = TimeStampAnchor::new(url, *interval, roots).map_err(|error| fault("url", &error))?;
+        clients.push((name.clone(), Client::TimeStamp(anchor)));
     }
     for (idx, bucket) in evidence.buckets.iter().enumerate() {
         clients.push((bucket.name.clone(), Client::Bucket(bucket_anchor(config, idx, bucket, verifiers)?)));

@@ -19,12 +19,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use super::config_args::ConfigArgs;
 use super::exit::{CommandError, report, usage};
 use super::gateway_error::GatewayError;
 use super::global_args::GlobalArgs;
 use super::outbox_client::OutboxClient;
 use super::output::{OutputError, print_error, print_if_read};
 use super::slots;
+use super::terminal::Terminal;
 use crate::audit::outbox;
 use crate::config::Config;
 use crate::ops::background;
@@ -79,11 +81,23 @@ impl Command {
     }
 }
 
+impl Args {
+    pub(super) fn config_args(&self) -> ConfigArgs {
+        self.global.config_args()
+    }
+}
+
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let (config, json) = (args.global.load()?, args.global.json);
+    let (config, file) = args.global.load()?;
+    let done = Box::pin(dispatch(args, &config)).await;
+    done.map_err(|error| file.explain(error))
+}
+
+async fn dispatch(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let (json, terminal) = (args.global.json, args.global.terminal());
     if let Command::Requeue(args) = &args.command {
         // The outbox is not involved.
-        return requeue::run(&config, args, json).await;
+        return requeue::run(config, args, json).await;
     }
     let dir = &config.audit.dir;
     let outboxes: Vec<_> = outboxes(dir)?.iter().map(|outbox| OutboxClient::new(outbox)).collect();
@@ -102,18 +116,18 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         args.command,
         Command::List(_) | Command::Show(_) | Command::Tail(_) | Command::Verify | Command::Export(_)
     );
-    if reads_records && any_delivers(&outboxes).await {
-        print_error("the live gateway delivers to Postgres: delivered records are there, and this reads the others");
+    if reads_records && any_has_delivered(&outboxes).await {
+        print_error("the gateway delivers to Postgres: delivered records are there, and this reads the others");
     }
     let done = match &args.command {
         // One output for all slots.
         Command::Heads => heads::run(&outboxes).await,
         Command::Show(args) => show::run(dir, &outboxes, args, json).await,
-        Command::Tail(args) => tail::run(&outboxes, args, json).await,
-        Command::Export(args) => export::run(dir, &outboxes, args, json).await,
+        Command::Tail(args) => tail::run(&outboxes, args, json, terminal).await,
+        Command::Export(args) => export::run(dir, &outboxes, args, json, terminal.zone).await,
         command => match &outboxes[..] {
-            [outbox] => run_on(&config, outbox, command, json).await,
-            _ => run_on_each(&config, &outboxes, command, json).await,
+            [outbox] => run_on(config, outbox, command, (json, terminal)).await,
+            _ => run_on_each(config, &outboxes, command, (json, terminal)).await,
         },
     };
     done.map_err(with_code)
@@ -121,7 +135,12 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Runs a command on one slot after the other. An error in one does not keep it from the others; the exit code is the
 /// lowest of theirs, since 1 is that of a fault.
-async fn run_on_each(config: &Config, outboxes: &[OutboxClient], command: &Command, json: bool) -> anyhow::Result<()> {
+async fn run_on_each(
+    config: &Config,
+    outboxes: &[OutboxClient],
+    command: &Command,
+    (json, terminal): (bool, Terminal),
+) -> anyhow::Result<()> {
     let mut code = None;
     for outbox in outboxes {
         let dir = outbox.dir().display();
@@ -134,7 +153,7 @@ async fn run_on_each(config: &Config, outboxes: &[OutboxClient], command: &Comma
         if !json {
             print_if_read(&format!("{dir}:\n"))?;
         }
-        let done = run_on(config, outbox, command, json).await;
+        let done = run_on(config, outbox, command, (json, terminal)).await;
         if !json {
             print_if_read("\n")?;
         }
@@ -149,21 +168,26 @@ async fn run_on_each(config: &Config, outboxes: &[OutboxClient], command: &Comma
     code.map_or(Ok(()), |code| Err(CommandError::Reported { code }.into()))
 }
 
-async fn run_on(config: &Config, outbox: &OutboxClient, command: &Command, json: bool) -> anyhow::Result<()> {
+async fn run_on(
+    config: &Config,
+    outbox: &OutboxClient,
+    command: &Command,
+    (json, terminal): (bool, Terminal),
+) -> anyhow::Result<()> {
     let config = slots::config_of(config, outbox.dir());
     match command {
         Command::Drain(args) => drain::run(&config, outbox, args, json).await,
         Command::Prune(args) => prune::run(&config, outbox, args, json).await,
-        Command::Stats => stats::run(outbox, json).await,
-        Command::List(args) => list::run(outbox, args, json).await,
-        Command::Verify => verify::run(outbox, json).await,
+        Command::Stats => stats::run(outbox, json, terminal).await,
+        Command::List(args) => list::run(outbox, args, json, terminal).await,
+        Command::Verify => verify::run(outbox, json, terminal).await,
         Command::Requeue(_) | Command::Heads | Command::Show(_) | Command::Tail(_) | Command::Export(_) => Ok(()),
     }
 }
 
-async fn any_delivers(outboxes: &[OutboxClient]) -> bool {
+async fn any_has_delivered(outboxes: &[OutboxClient]) -> bool {
     for outbox in outboxes {
-        if outbox.delivers().await.unwrap_or(false) {
+        if outbox.has_delivered().await.unwrap_or(false) {
             return true;
         }
     }

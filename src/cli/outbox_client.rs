@@ -65,17 +65,14 @@ impl OutboxClient {
         lock::holder(&self.dir).with_context(|| format!("cannot read the lock of {}", self.dir.display()))
     }
 
-    /// Returns true if a live gateway has the directory and delivers to Postgres: the outbox then has only what is not
-    /// delivered yet.
+    /// Returns true if the live gateway of the directory delivers to Postgres, or the dead one did: the outbox then has
+    /// only a part of the trail.
     ///
     /// # Errors
-    /// The gateway does not answer.
-    pub(super) async fn delivers(&self) -> anyhow::Result<bool> {
-        if self.live_gateway()?.is_none() {
-            return Ok(false);
-        }
+    /// The gateway does not answer, or the files cannot be read.
+    pub(super) async fn has_delivered(&self) -> anyhow::Result<bool> {
         let stats: StatsAnswer = self.one(&Question::Stats).await?;
-        Ok(stats.live.is_some_and(|live| live.postgres != ShipperState::StoreOnly))
+        Ok(stats.live.map_or(stats.files.has_delivered, |live| live.postgres != ShipperState::StoreOnly))
     }
 
     /// Passes each line of the answer to `take` as it arrives, without those of progress, which appear on the terminal.

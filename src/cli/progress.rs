@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
+use crate::counts::plural;
+
 /// Time without output after which the line appears, and the interval between its updates. *Chosen*: shorter commands
 /// need no line, and each update can be read.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -32,7 +34,7 @@ impl<W: Write> Progress<W> {
         let Some(terminal) = self.terminal.as_mut().filter(|_| self.next <= Instant::now()) else { return };
         (self.next, self.shown) = (Instant::now() + INTERVAL, true);
         // Nothing can be done if standard error is closed.
-        write!(terminal, "\r{records} records read").and_then(|()| terminal.flush()).ok();
+        write!(terminal, "\r{} read", plural(records, "record")).and_then(|()| terminal.flush()).ok();
     }
 
     /// Removes the line, before something else is written.

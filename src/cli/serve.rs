@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::exit::usage;
+use super::config_args::{CONFIG_HELP, require};
 use super::gateway_error::GatewayError;
 use super::gateway_process::{DRAIN, run_logged, stop_on_signal};
 use super::notary::{self, RunningNotary};
@@ -30,6 +30,7 @@ use crate::gateway::Gateway;
 use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
+use crate::ops::history::History;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, hosts, response_headers, supervisor};
@@ -47,8 +48,7 @@ const OPS_CONNECTIONS_MAX: usize = 64;
 /// `gatepost serve`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
     /// Run the example backend on a loopback address and print tokens and commands; needs no configuration
     #[arg(long, conflicts_with = "config")]
@@ -66,12 +66,11 @@ pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let (config, banner, file) = if args.quickstart {
         let (config, quickstart) = quickstart::prepare(&args.backend)?;
         (config, Some(quickstart), None)
-    } else if let Some(path) = &args.config {
-        let stamp = reload::stamp(path);
-        let loaded = configuration::load_for_gateway(path)?;
-        (loaded.config.clone(), None, Some((path.clone(), stamp, loaded)))
     } else {
-        return Err(usage("serve needs --config FILE, or --quickstart to try it out"));
+        let path = require(args.config.as_deref(), ", or try the gateway out with --quickstart")?;
+        let stamp = reload::stamp(&path);
+        let loaded = configuration::load_for_gateway(&path)?;
+        (loaded.config.clone(), None, Some((path, stamp, loaded)))
     };
     run_logged(&config, log, Box::pin(serve(&config, log, banner, file))).await
 }
@@ -127,6 +126,7 @@ async fn serve_until(
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let path = file.as_ref().map(|((path, ..), _)| path.as_path());
+    let config_file = path.map(|path| path.display().to_string());
     let launcher = Launcher::with_walls(OwnFiles::of(config, path));
     let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
     let sources = Sources {
@@ -155,7 +155,7 @@ async fn serve_until(
         write_addresses(config, mcp, ops)?;
     }
     let address = format!("{}/mcp", url(scheme(config), mcp));
-    tracing::info!(mcp = %address, ?ops, "listening");
+    tracing::info!(mcp = %address, ops = ops.map(tracing::field::display), config = config_file, "listening");
     tasks.spawn(supervisor::notify_systemd(address, probe, stop.clone(), ops_stop.clone()));
     if let Some(banner) = banner {
         banner.print(mcp, ops)?;
@@ -182,10 +182,12 @@ async fn serve_ops(
 ) -> Result<Option<SocketAddr>, GatewayError> {
     let Some(address) = config.ops.listen else { return Ok(None) };
     let (listener, bound) = listen("ops.listen", address).await?;
+    let history = History::default();
     let openid = OpenIdClient::from_config(config, bound).map_err(|fault| GatewayError::Config(vec![fault]))?;
     let router = health::router(sources.clone()).merge(console::router(console::Settings {
         sources: sources.clone(),
         openid,
+        history: history.clone(),
         listener: bound,
         is_behind_tls: config.ops.is_behind_tls(),
         // Without delivery the trail is in the outbox.
@@ -193,6 +195,7 @@ async fn serve_ops(
         stop: stop.clone(),
     }));
     let router = response_headers::add(hosts::guard(router, &config.ops.hosts(), bound));
+    tasks.spawn(history.run(sources.clone(), stop.clone()));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
     tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))

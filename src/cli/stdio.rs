@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::config_args::{CONFIG_HELP, require};
 use super::configuration::{TOKEN_VARIABLE, load_for_gateway};
 use super::exit::usage;
 use super::gateway_error::GatewayError;
@@ -32,9 +33,8 @@ const TOKEN_FILE_BYTES_MAX: usize = 32 * 1024;
 /// `gatepost stdio`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
+    config: Option<PathBuf>,
     /// The backend to serve, under its own tool names, or "all" for all backends with prefixed names
     #[arg(long, value_name = "BACKEND", default_value = "all")]
     backend: String,
@@ -56,10 +56,11 @@ pub(super) struct Args {
 
 /// Serves the client on standard input and output until it closes its end.
 pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
-    let config = load_for_gateway(&args.config)?.config;
+    let path = require(args.config.as_deref(), "")?;
+    let config = load_for_gateway(&path)?.config;
     let token = token(&config, args).map_err(usage)?;
     // The token belongs to the client alone.
-    let own = OwnFiles::of(&config, [Some(args.config.as_path()), args.token_file.as_deref()].into_iter().flatten());
+    let own = OwnFiles::of(&config, [Some(path.as_path()), args.token_file.as_deref()].into_iter().flatten());
     let launcher = Launcher::with_walls(own);
     run_logged(&config, log, Box::pin(serve(&config, log, &launcher, &args.backend, token))).await
 }

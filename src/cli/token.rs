@@ -6,7 +6,6 @@
 //! `gatepost token hash` hashes a token that the operator made, for `auth.tokens_file`.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -15,6 +14,7 @@ use crate::auth::static_tokens::{self, TOKEN_BYTES_MIN};
 use crate::auth::{self, keys};
 use crate::config::{Config, Key};
 
+use super::config_args::ConfigArgs;
 use super::configuration::load;
 use super::exit::usage;
 use super::output::print;
@@ -31,16 +31,15 @@ const VALID_MAX: Duration = Duration::from_hours(7 * 24);
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Configuration file
-    #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Subject of the token (sub)
     #[arg(long, value_name = "NAME", required = true)]
     subject: Option<String>,
-    /// Role of the token; repeat it for several roles
+    /// Role of the token; may be repeated
     #[arg(long = "role", value_name = "ROLE", required = true)]
     roles: Vec<String>,
-    /// Validity of the token, for example 15m or 1h; at most 7days
+    /// Validity of the token, for example 15m or 1h; at most 7d
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     ttl: Duration,
     /// Id (kid) of the key to sign with; needed if several HS256 keys are configured
@@ -66,12 +65,19 @@ struct HashArgs {
     /// Subject of the token; without it only the hash is printed, not the whole entry
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// Role of the token; repeat it for several roles
+    /// Role of the token; may be repeated
     #[arg(long = "role", value_name = "ROLE", requires = "subject")]
     roles: Vec<String>,
     /// Id of the token in records
     #[arg(long, value_name = "ID", requires = "subject")]
     id: Option<String>,
+}
+
+impl Args {
+    /// The options that name the configuration; a hash needs none.
+    pub(super) fn config_args(&self) -> Option<ConfigArgs> {
+        self.command.is_none().then(|| self.config.clone())
+    }
 }
 
 /// An error of minting or hashing a token.
@@ -113,7 +119,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Hash(args)) = &args.command {
         return Ok(print(&hash(args, std::io::stdin().lock())?)?);
     }
-    let config = load(Some(&args.config))?;
+    let config = load(Some(&args.config.require()?))?;
     let token = mint(args, &config).map_err(|error| match error {
         TokenError::NoKeys | TokenError::Secret(_) => usage(error.to_string()),
         error => error.into(),

@@ -5,32 +5,39 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 
 use super::database;
+use super::exit::{CommandError, FAILED};
 use super::outbox_client::OutboxClient;
 use super::output::print_error;
 use super::slots;
 use crate::audit::query::Filter;
+use crate::audit::sink::ErrorClass;
 use crate::config::Config;
 use crate::ops::admin;
 use crate::ops::protocol::Question;
 use crate::ops::read_log::{ReadCommand, TrailRead};
-use crate::ops::trail::TrailReader;
+use crate::ops::trail::{TrailError, TrailReader};
 
 /// A reader of the trail.
 pub(super) type Trail = TrailReader<OutboxClient>;
 
+/// The ways to name a database.
+const DATABASE: &str = "name the database in the configuration (--config), as GATEPOST_POSTGRES_URL or in a file of variables (--env-file)";
+
 /// Opens the trail: in Postgres if it is configured, otherwise in the outbox.
 ///
 /// # Errors
-/// Postgres cannot be reached; the directory does not exist; or it is that of a live gateway that delivers to Postgres,
-/// so that the trail is not there.
+/// Postgres cannot be reached; the directory does not exist; or it is that of a gateway that delivers to Postgres, so
+/// that the trail is not there.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
     let (postgres, dir) = (database::reader_options(config), &config.audit.dir);
-    anyhow::ensure!(
-        postgres.is_some() || dir.is_dir(),
-        "{} is not an outbox directory, and postgres.url is not set: name a directory with --dir, or a database with \
-         --config or GATEPOST_POSTGRES_URL",
-        dir.display()
-    );
+    let not_configured = |message: String| CommandError::NotConfigured { message, code: FAILED };
+    if postgres.is_none() && !dir.is_dir() {
+        return Err(not_configured(format!(
+            "{} is not an outbox directory, and postgres.url is not set: name a directory with --dir, or {DATABASE}",
+            dir.display()
+        ))
+        .into());
+    }
     let outboxes = slots::outboxes(dir).unwrap_or_default();
     if let ([first, _, ..], None) = (&outboxes[..], &postgres) {
         anyhow::bail!(
@@ -42,14 +49,21 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
         );
     }
     let outbox = OutboxClient::new(outboxes.first().unwrap_or(dir));
-    if postgres.is_none() && outbox.delivers().await? {
-        anyhow::bail!(
-            "the live gateway in {} delivers to Postgres, and its outbox has only what is not delivered yet: name the \
-             database with --config or GATEPOST_POSTGRES_URL, or use gatepost outbox for what waits",
+    if postgres.is_none() && outbox.has_delivered().await? {
+        return Err(not_configured(format!(
+            "the gateway of {} delivers to Postgres, and its outbox has only what is not delivered yet: {DATABASE}, or \
+             use gatepost outbox for what waits",
             dir.display()
-        );
+        ))
+        .into());
     }
-    Ok(Trail::open(postgres.as_ref(), outbox).await?)
+    Trail::open(postgres.as_ref(), outbox).await.map_err(|error| match error {
+        TrailError::Connect(error) if error.class == ErrorClass::Transient => anyhow::anyhow!(
+            "Postgres does not answer: {error}; records that are not delivered yet: gatepost outbox list, the state of \
+             delivery: gatepost outbox stats"
+        ),
+        error => error.into(),
+    })
 }
 
 /// True if a live gateway can be asked to record reads.

@@ -30,7 +30,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// `gatepost witness`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Signing key of the witness, from gatepost evidence keygen --type witness; repeat it to sign with several
+    /// Signing key of the witness, from gatepost evidence keygen --type witness; may be repeated
     #[arg(long = "key", value_name = "FILE", required = true)]
     keys: Vec<PathBuf>,
     /// Directory for the last checkpoint of each log; lost with it is the right to use the key
@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Make the directory: only at the first start of a witness
     #[arg(long)]
     create: bool,
-    /// Verifier key of a log to sign for; repeat it for several logs
+    /// Verifier key of a log to sign for; may be repeated
     #[arg(long = "log", value_name = "KEY")]
     logs: Vec<String>,
     /// Sign for the logs of this policy (its lines "log KEY")

@@ -329,8 +329,11 @@ fn pattern_backend(config: &Config, key: &str, pattern: &str, report: Report<'_>
     let message = if config.backends.is_empty() {
         format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]")
     } else {
-        let alias = path::nearest(backend, config.backends.keys().cloned());
-        format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?")
+        let advice = path::nearest(backend, config.backends.keys().cloned()).map_or_else(
+            || format!("use one of {}", config.backends.keys().cloned().collect::<Vec<_>>().join(", ")),
+            |alias| format!("did you mean {alias}?"),
+        );
+        format!("{pattern:?} names the unknown backend {backend:?}: {advice}")
     };
     report(key, message);
 }

@@ -1,5 +1,8 @@
 //! Rules of `[evidence]` that concern more than one setting.
 
+use std::time::Duration;
+
+use super::evidence::OnMissing;
 use super::sections::Config;
 use crate::evidence::key::{NAME_BYTES_MAX, SignatureType, VerifierKey, checked_name};
 
@@ -8,6 +11,10 @@ type Report<'a> = &'a mut dyn FnMut(&str, String);
 
 /// The most bytes that follow the origin in a log's name: a UUID and an epoch, each after a slash.
 const SUFFIX_BYTES_MAX: usize = 36 + 20 + 2;
+
+/// The longest wait for the outbox if calls are refused without evidence. *Derived*: twice this, and all else that a
+/// look may take, is less than `LOOK_MAX_AGE` of src/notary/task.rs, after which calls are refused.
+const STORE_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// The names that an anchor cannot have. *Derived*: the other places that confirm checkpoints.
 const TAKEN: &str = "postgres";
@@ -54,6 +61,15 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     if !config.audit.enabled {
         let message = "needs audit.enabled = true: without records there is nothing to sign";
         report("evidence.origin", message.to_owned());
+    }
+    // Each look of the notary may wait twice for it.
+    if evidence.on_failure == OnMissing::Refuse && config.audit.store_timeout > STORE_TIMEOUT_MAX {
+        let (found, limit) = (config.audit.store_timeout, STORE_TIMEOUT_MAX);
+        let message = format!(
+            "is {found:?}, limit {limit:?} with evidence.on_failure = \"refuse\": a slow disk would stop the notary for so \
+             long that calls are refused (they are 5 min after its last look)"
+        );
+        report("audit.store_timeout", message);
     }
     anchors(config, report);
 }

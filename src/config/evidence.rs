@@ -70,6 +70,8 @@ pub struct TimeStamps {
     pub name: String,
     /// The URL that answers requests.
     pub url: String,
+    /// File with the certificates of the authorities that are trusted.
+    pub root_file: Option<PathBuf>,
     /// The shortest time between two time stamps.
     #[serde(default = "one_hour", deserialize_with = "duration")]
     pub interval: Duration,

@@ -14,7 +14,7 @@ use super::check::check;
 use super::difference::Settings;
 use super::error::{ConfigError, Origin};
 use super::name;
-use super::path::{join, nearest, nearest_key};
+use super::path::{advice, join, nearest};
 use super::secrets::has_secret;
 use super::sections::Config;
 use super::settings_table::{Fallback, SETTINGS, SettingSpec};
@@ -248,8 +248,7 @@ impl Draft {
                 continue;
             }
             let Some(spec) = spec else {
-                let nearest = nearest(&name, SETTINGS.iter().filter_map(SettingSpec::variable));
-                let message = format!("unknown variable: did you mean {nearest}?");
+                let message = format!("unknown variable: {}", variable_advice(&name));
                 self.errors.push(ConfigError { origin: Origin::Variable(name), key: String::new(), message });
                 continue;
             };
@@ -291,8 +290,7 @@ impl Draft {
             } else if SETTINGS.iter().any(|spec| spec.path.starts_with(&format!("{shape}."))) {
                 self.section(value, &path, &shape)
             } else {
-                let nearest = nearest_key(&path, &shape);
-                self.error(&path, format!("unknown key: did you mean {nearest}?"));
+                self.error(&path, format!("unknown key: {}", advice(&path, &shape)));
                 false
             };
             if !keep {
@@ -379,6 +377,16 @@ impl LineIndex {
     fn line(&self, byte: usize) -> usize {
         self.0.partition_point(|newline| *newline < byte) + 1
     }
+}
+
+/// Advice on an unknown variable. All begin alike, so only the rest is compared.
+fn variable_advice(name: &str) -> String {
+    let rest = |variable: &str| variable.strip_prefix(PREFIX).unwrap_or(variable).to_owned();
+    let known = SETTINGS.iter().filter_map(SettingSpec::variable).map(|variable| rest(&variable));
+    nearest(&rest(name), known).map_or_else(
+        || format!("a setting is {PREFIX}SECTION_KEY, for example {PREFIX}SERVER_LISTEN; unset it if it is not one"),
+        |nearest| format!("did you mean {PREFIX}{nearest}?"),
+    )
 }
 
 /// Returns true for a variable by which Kubernetes tells a container of a Service whose name begins with the prefix:

@@ -28,7 +28,7 @@ pub struct Party {
     pub name: String,
     /// Its key.
     pub key: VerifierKey,
-    /// The URL where it is reached, if the policy has one.
+    /// The URL where it is reached, if the policy has one. Bytes that are not UTF-8 are replaced.
     pub url: Option<String>,
 }
 
@@ -120,8 +120,8 @@ pub enum PolicyReason {
     /// The key is not one.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A key, or another part of the line, is not UTF-8.
-    #[error("key and URL must be UTF-8")]
+    /// A key or a number is not UTF-8.
+    #[error("a key and a number must be UTF-8")]
     Utf8,
     /// A witness with a key that makes signatures without a time.
     #[error("witness {0}: the key has type 0x01, and a witness needs one of type 0x04 or 0x06")]
@@ -331,7 +331,8 @@ impl Reader {
             _ => return Err(PolicyReason::Form("log KEY [URL]")),
         };
         let key = VerifierKey::parse(utf8(key)?)?;
-        let party = Party { name: key.name().to_owned(), key, url: url.map(utf8).transpose()?.map(str::to_owned) };
+        let party =
+            Party { name: key.name().to_owned(), key, url: url.map(|url| String::from_utf8_lossy(url).into_owned()) };
         // Unlike C2SP, which allows each key once: a gateway signs an ended log and its new one with one key. A
         // signature is of one log all the same, since the text that it signs has the origin.
         let is_other = |log: &Party| log.name != party.name || !log.key.is_duplicate(&party.key);
@@ -354,7 +355,7 @@ impl Reader {
             return Err(PolicyReason::WitnessType(lossy(name)));
         }
         self.define(name, Member::Witness(self.witnesses.len()))?;
-        let party = Party { name: lossy(name), key, url: url.map(utf8).transpose()?.map(str::to_owned) };
+        let party = Party { name: lossy(name), key, url: url.map(|url| String::from_utf8_lossy(url).into_owned()) };
         self.witnesses.push(self.unique(party)?);
         Ok(())
     }

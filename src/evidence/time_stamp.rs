@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`Token::parse`] reads what the token says. Whether its signature and its certificate are those of an authority that
-//! one trusts is checked by those who rely on it (`docs/evidence.md`), because only they know whom they trust.
+//! one trusts, [`super::time_stamp_roots`] checks with the certificates of those who are trusted.
 
 use std::fmt;
 
@@ -21,26 +21,28 @@ const REQUEST_HEAD: [u8; 24] = [
 ];
 
 /// The object identifier of SHA-256. *Spec*: RFC 5754, section 2.2.
-const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+pub(super) const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 
 /// The object identifier of signed data. *Spec*: RFC 5652, section 5.1.
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 
 /// The object identifier of the contents of a time stamp. *Spec*: RFC 3161, section 2.4.2.
-const TST_INFO: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x04];
+pub(super) const TST_INFO: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x04];
 
 /// The tags of DER that occur. *Spec*: X.690, section 8.
-mod tag {
-    pub(super) const BOOLEAN: u8 = 0x01;
-    pub(super) const INTEGER: u8 = 0x02;
-    pub(super) const BIT_STRING: u8 = 0x03;
-    pub(super) const OCTET_STRING: u8 = 0x04;
-    pub(super) const OBJECT_ID: u8 = 0x06;
-    pub(super) const UTF8_STRING: u8 = 0x0c;
-    pub(super) const GENERALIZED_TIME: u8 = 0x18;
-    pub(super) const SEQUENCE: u8 = 0x30;
-    pub(super) const SET: u8 = 0x31;
-    pub(super) const CONTEXT_0: u8 = 0xa0;
+pub(super) mod tag {
+    pub(in crate::evidence) const BOOLEAN: u8 = 0x01;
+    pub(in crate::evidence) const INTEGER: u8 = 0x02;
+    pub(in crate::evidence) const BIT_STRING: u8 = 0x03;
+    pub(in crate::evidence) const OCTET_STRING: u8 = 0x04;
+    pub(in crate::evidence) const OBJECT_ID: u8 = 0x06;
+    pub(in crate::evidence) const UTF8_STRING: u8 = 0x0c;
+    pub(in crate::evidence) const GENERALIZED_TIME: u8 = 0x18;
+    pub(in crate::evidence) const SEQUENCE: u8 = 0x30;
+    pub(in crate::evidence) const SET: u8 = 0x31;
+    pub(in crate::evidence) const CONTEXT_0: u8 = 0xa0;
+    pub(in crate::evidence) const CONTEXT_0_PRIMITIVE: u8 = 0x80;
+    pub(in crate::evidence) const CONTEXT_1: u8 = 0xa1;
 }
 
 /// The random number of a request, which its answer repeats.
@@ -85,6 +87,18 @@ pub enum TimeStampError {
     /// The token has no certificate of a time-stamp authority.
     #[error("the token has no certificate that may sign time stamps: it could not be verified")]
     NoCertificate,
+    /// The token is not signed, or its signature does not match.
+    #[error("the signature of the token does not match: it was changed, or {part} is missing")]
+    Signature {
+        /// The part that does not match.
+        part: &'static str,
+    },
+    /// The certificate that signed the token is not one of an authority that is trusted.
+    #[error("the token is signed by an authority that no certificate of root_file leads to: {cause}")]
+    Untrusted {
+        /// The reason.
+        cause: String,
+    },
     /// The certificate was not valid at the time in the token.
     #[error("the certificate of the time-stamp authority was not valid at the time in the token: it ended {end}")]
     Expired {
@@ -141,8 +155,37 @@ impl Token {
         let mut answer = outer.inside(tag::SEQUENCE, "the answer")?;
         granted(answer.inside(tag::SEQUENCE, "the status")?)?;
         let whole = answer.0;
-        let mut content = answer.inside(tag::SEQUENCE, "the token")?;
-        let der = whole.get(..whole.len() - answer.0.len()).unwrap_or_default().to_vec();
+        answer.take(tag::SEQUENCE, "the token")?;
+        let der = whole.get(..whole.len() - answer.0.len()).unwrap_or_default();
+        let parts = SignedStamp::parse(der)?;
+        let time = parts.time(Some(nonce), sha256)?;
+        check_certificate(parts.certificates, time)?;
+        let seconds = u64::try_from(time).map_err(|_| TimeStampError::Form { part: "the time" })?;
+        Ok(Self { der: der.to_vec(), time: seconds })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("bytes", &self.der.len()).field("time", &self.time).finish()
+    }
+}
+
+/// The parts of a token, none of which is verified.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SignedStamp<'a> {
+    /// The time stamp.
+    pub(super) stamp: &'a [u8],
+    /// The certificates, one after another.
+    pub(super) certificates: &'a [u8],
+    /// Revocation lists, if any, and the signers.
+    pub(super) rest: Der<'a>,
+}
+
+impl<'a> SignedStamp<'a> {
+    /// The parts of a token in DER.
+    pub(super) fn parse(token: &'a [u8]) -> Result<Self, TimeStampError> {
+        let mut content = Der(token).inside(tag::SEQUENCE, "the token")?;
         content.is(tag::OBJECT_ID, SIGNED_DATA, "the token's type")?;
         let mut signed = content.inside(tag::CONTEXT_0, "the token")?.inside(tag::SEQUENCE, "the signed data")?;
         signed.take(tag::INTEGER, "the version of the signed data")?;
@@ -150,17 +193,14 @@ impl Token {
         let mut stamp = signed.inside(tag::SEQUENCE, "the contents")?;
         stamp.is(tag::OBJECT_ID, TST_INFO, "the type of the contents")?;
         let stamp = stamp.inside(tag::CONTEXT_0, "the contents")?.take(tag::OCTET_STRING, "the contents")?;
-        let time = stamped(Der(stamp).inside(tag::SEQUENCE, "the time stamp")?, nonce, sha256)?;
         let certificates =
             signed.take(tag::CONTEXT_0, "the certificates").map_err(|_| TimeStampError::NoCertificate)?;
-        check_certificate(certificates, time)?;
-        Ok(Self { der, time: u64::try_from(time).map_err(|_| TimeStampError::Form { part: "the time" })? })
+        Ok(Self { stamp, certificates, rest: signed })
     }
-}
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("bytes", &self.der.len()).field("time", &self.time).finish()
+    /// The time in the stamp, in seconds since 1970, if it is one of this hash, and with this nonce if that is known.
+    pub(super) fn time(&self, nonce: Option<Nonce>, sha256: &[u8; 32]) -> Result<i64, TimeStampError> {
+        stamped(Der(self.stamp).inside(tag::SEQUENCE, "the time stamp")?, nonce, sha256)
     }
 }
 
@@ -182,7 +222,7 @@ fn granted(mut status: Der<'_>) -> Result<(), TimeStampError> {
 }
 
 /// The time in a time stamp, in seconds since 1970, if it is one of this hash and with this nonce.
-fn stamped(mut stamp: Der<'_>, nonce: Nonce, sha256: &[u8; 32]) -> Result<i64, TimeStampError> {
+fn stamped(mut stamp: Der<'_>, nonce: Option<Nonce>, sha256: &[u8; 32]) -> Result<i64, TimeStampError> {
     stamp.take(tag::INTEGER, "the version of the time stamp")?;
     stamp.take(tag::OBJECT_ID, "the policy")?;
     let mut imprint = stamp.inside(tag::SEQUENCE, "the hash")?;
@@ -198,7 +238,8 @@ fn stamped(mut stamp: Der<'_>, nonce: Nonce, sha256: &[u8; 32]) -> Result<i64, T
     // Between the time and the nonce there may be the accuracy and the ordering.
     stamp.take(tag::SEQUENCE, "the accuracy").ok();
     stamp.take(tag::BOOLEAN, "the ordering").ok();
-    if stamp.take(tag::INTEGER, "the nonce") == Ok(&nonce.0[..]) { Ok(time) } else { Err(TimeStampError::Nonce) }
+    let found = stamp.take(tag::INTEGER, "the nonce").ok();
+    if nonce.is_none_or(|nonce| found == Some(&nonce.0[..])) { Ok(time) } else { Err(TimeStampError::Nonce) }
 }
 
 /// Checks that there is a certificate that may sign time stamps, and was valid at `time`.
@@ -223,11 +264,11 @@ fn check_certificate(mut certificates: &[u8], time: i64) -> Result<(), TimeStamp
 
 /// The rest of a text in DER.
 #[derive(Clone, Copy, Debug)]
-struct Der<'a>(&'a [u8]);
+pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
     /// Takes the value of the next element, if it has this tag; otherwise nothing is taken.
-    fn take(&mut self, tag: u8, part: &'static str) -> Result<&'a [u8], TimeStampError> {
+    pub(super) fn take(&mut self, tag: u8, part: &'static str) -> Result<&'a [u8], TimeStampError> {
         let (value, rest) = self.split(tag).ok_or(TimeStampError::Form { part })?;
         self.0 = rest;
         Ok(value)
@@ -249,12 +290,12 @@ impl<'a> Der<'a> {
     }
 
     /// Takes the next element, and returns what is in it.
-    fn inside(&mut self, tag: u8, part: &'static str) -> Result<Self, TimeStampError> {
+    pub(super) fn inside(&mut self, tag: u8, part: &'static str) -> Result<Self, TimeStampError> {
         self.take(tag, part).map(Self)
     }
 
     /// Takes the next element, which must be this one.
-    fn is(&mut self, tag: u8, wanted: &[u8], part: &'static str) -> Result<(), TimeStampError> {
+    pub(super) fn is(&mut self, tag: u8, wanted: &[u8], part: &'static str) -> Result<(), TimeStampError> {
         if self.take(tag, part)? == wanted { Ok(()) } else { Err(TimeStampError::Form { part }) }
     }
 }

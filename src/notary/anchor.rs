@@ -11,6 +11,7 @@ use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, HashesAfter};
 use crate::command::RunError;
 use crate::evidence::tree::{Hash, TreeHead, WantedNodes, prove};
+use crate::in_place::in_place;
 use crate::witness::client::{ClientError, Prover};
 
 /// A place outside that confirms checkpoints, with its connection to the database.
@@ -138,7 +139,8 @@ impl<S: CheckpointStore> Prover for History<'_, S> {
 
     async fn prove(&mut self, old: u64) -> Result<Vec<Hash>, ProofError> {
         let (log, size) = (self.signed.log, self.signed.head.size);
-        if let Some(proof) = self.tree.consistency(old, size) {
+        // The hashes in memory, or of a page, take tens of milliseconds to hash.
+        if let Some(proof) = in_place(|| self.tree.consistency(old, size)) {
             return Ok(proof);
         }
         let failed = |cause: String| ProofError::Hashes { from: old, to: size, cause };
@@ -155,17 +157,18 @@ impl<S: CheckpointStore> Prover for History<'_, S> {
                     none.insert(made.map_err(|error| failed(error.to_string()))?)
                 }
             };
-            nodes.extend(&page.hashes, size);
+            in_place(|| nodes.extend(&page.hashes, size));
             if page.hashes.is_empty() || nodes.size() == size {
                 break;
             }
             after = HashesAfter::Record(page.last);
         }
         let mut nodes = nodes.ok_or_else(|| failed("it has none".to_owned()))?;
-        if let Some(recent) = self.tree.recent(nodes.size()) {
+        in_place(|| {
+            let Some(recent) = self.tree.recent(nodes.size()) else { return };
             let known = usize::try_from(nodes.size() - recent.base()).unwrap_or(usize::MAX);
             nodes.extend(recent.records().get(known..).unwrap_or_default(), size);
-        }
+        });
         if nodes.size() < size {
             return Err(failed(format!("it has those of the first {} records", nodes.size())));
         }

@@ -105,3 +105,6 @@ pub(super) fn noun(kind: AnchorKind) -> &'static str {
         AnchorKind::Command => "command",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,6 +261,15 @@ impl BucketAnchor {
         if ![StatusCode::OK, StatusCode::PRECONDITION_FAILED].contains(&answer.status) {
             return Err(answer.refused("PutObject"));
         }
+        self.kept(&own).await
+    }
+
+    /// The words that say where and how the bucket keeps this checkpoint, which is read again.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn kept(&self, own: &Checkpoint) -> Result<Vec<u8>, BucketError> {
+        let key = key_of(own.origin(), own.size());
         let (kept, head) = self.checkpoint(own.origin(), own.size()).await?;
         if head != own.head() {
             return Err(BucketError::Other { size: head.size, key });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::anchor::{AnchorClient, AnchorError, History, Largest};
 use super::memory::Signed;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore};
-use crate::command::{self, Run};
+use crate::command::{self, Run, RunError};
 
 /// The longest run. *Chosen*: it may ask a server, and the next checkpoint waits for it.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,13 +43,23 @@ impl AnchorClient for CommandAnchor {
         signed: &Signed,
         _: History<'_, S>,
     ) -> Result<Vec<u8>, AnchorError> {
+        Ok(self.keep(&signed.note).await?)
+    }
+}
+
+impl CommandAnchor {
+    /// Runs the program with a signed note, and returns what it prints.
+    ///
+    /// # Errors
+    /// [`RunError`]: it did not keep the note.
+    pub(super) async fn keep(&self, note: &str) -> Result<Vec<u8>, RunError> {
         let run = Run {
             words: &self.words,
             withheld: &self.withheld,
-            input: Some(signed.note.as_bytes()),
+            input: Some(note.as_bytes()),
             output_bytes_max: OUTPUT_BYTES_MAX,
             timeout: TIMEOUT,
         };
-        Ok(command::output(run).await?)
+        command::output(run).await
     }
 }

@@ -24,6 +24,7 @@ use crate::audit::record::Epoch;
 use crate::audit::tree::Tree;
 use crate::evidence::key::VerifierKey;
 use crate::evidence::tree::{Hash, TreeHead};
+use crate::in_place::in_place;
 
 /// The file in the outbox directory.
 const FILE_NAME: &str = "checkpoint.json";
@@ -221,6 +222,7 @@ impl Memory {
         };
         let io = |source| MemoryError::Io { operation: "write", path: self.path.clone(), source };
         let text = serde_json::to_string(&contents).map_err(|error| io(error.into()))?;
-        replace_file(self.fs.as_ref(), &self.path, format!("{text}\n").as_bytes()).map_err(io)
+        // A slow disk delays this task, and no call.
+        in_place(|| replace_file(self.fs.as_ref(), &self.path, format!("{text}\n").as_bytes())).map_err(io)
     }
 }

@@ -73,3 +73,6 @@ fn checkpoint(log: Epoch, last: Option<&Signed>, state: &EvidenceState) -> Call 
     });
     Call::gateway_event("checkpoint", &details)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,8 @@ const CONTRADICTIONS_MAX: usize = 16;
 const COMPARE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The time after a look for which calls may begin, if they must not continue without evidence. *Derived*: longer than
-/// a look that takes what it may: the comparison, a command that signs (20 s), and statements of Postgres (30 s each).
+/// a look that takes what it may: the comparison, a command that signs (20 s), statements of Postgres (30 s each), and
+/// twice the longest `audit.store_timeout` that the configuration allows then (1 min).
 const LOOK_MAX_AGE: Duration = Duration::from_mins(5);
 
 /// The name of Postgres among the places that get checkpoints.

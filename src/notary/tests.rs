@@ -1,4 +1,4 @@
-//! The notary against a database that is made up, one rule a test.
+//! The notary against a database that is made up, one rule a test; its anchors and records have tests of their own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,32 +6,29 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::audit::chain::Head;
-use crate::audit::meter::Meter;
 use crate::audit::outbox::fs::DiskFs;
-use crate::audit::record::{Digest, DigestKey, Epoch, GatewayId, Seq, StreamPosition};
-use crate::audit::ring::{Ring, RingLimits, WorkItem};
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition};
 use crate::audit::scribe::StoredTree;
 use crate::audit::sink::checkpoints::{AnchorKind, CheckpointStore, Confirmation, HashPage, HashesAfter};
 use crate::audit::sink::{ErrorClass, SinkError};
 use crate::audit::tree::Tree;
-use crate::audit::{Audit, Gate, Timeouts};
+use crate::audit::{Audit, Gate};
 use crate::evidence::checkpoint::Checkpoint;
 use crate::evidence::key::{SignatureType, SigningKey};
 use crate::evidence::note::Note;
 use crate::evidence::tree::TreeHead;
 use crate::witness::client::ClientError;
 
-const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
-const LOG: Epoch = Epoch(1);
+pub(super) const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(7));
+pub(super) const LOG: Epoch = Epoch(1);
 
 /// A database that keeps checkpoints in memory, and refuses as the real one does.
 #[derive(Clone, Debug, Default)]
-struct Store(Arc<Mutex<Kept>>);
+pub(super) struct Store(pub(super) Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
-struct Kept {
-    is_down: bool,
+pub(super) struct Kept {
+    pub(super) is_down: bool,
     /// What it is told takes effect, and its answer does not come.
     loses_answers: bool,
     /// It takes effect before the next statement that stores.
@@ -39,12 +36,12 @@ struct Kept {
     /// It never answers.
     hangs: bool,
     /// The sizes of the checkpoints with a confirmation.
-    confirmed: Vec<u64>,
+    pub(super) confirmed: Vec<u64>,
     checkpoints: Vec<(Epoch, TreeHead, String)>,
 }
 
 impl Store {
-    fn heads(&self) -> Vec<TreeHead> {
+    pub(super) fn heads(&self) -> Vec<TreeHead> {
         self.0.lock().checkpoints.iter().map(|(_, head, _)| *head).collect()
     }
 
@@ -107,7 +104,7 @@ impl CheckpointStore for Store {
 }
 
 /// A tree of `log` with `size` records, which differ by `variant`.
-fn tree(log: Epoch, size: u64, variant: u8) -> Tree {
+pub(super) fn tree(log: Epoch, size: u64, variant: u8) -> Tree {
     let mut tree = Tree::begin(log);
     for seq in 1..=size {
         let hash = Digest::of(&[&seq.to_le_bytes()[..], &[variant]].concat());
@@ -117,17 +114,17 @@ fn tree(log: Epoch, size: u64, variant: u8) -> Tree {
 }
 
 /// A gateway with its memory in `dir`.
-struct Running {
-    stored: StoredTree,
-    status: Status,
+pub(super) struct Running {
+    pub(super) stored: StoredTree,
+    pub(super) status: Status,
     gate: Gate,
     stop: tokio_util::sync::CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    pub(super) task: tokio::task::JoinHandle<()>,
 }
 
 const SECRET: &str = "PRIVATE+KEY+example.com/gatepost+";
 
-fn secret() -> zeroize::Zeroizing<String> {
+pub(super) fn secret() -> zeroize::Zeroizing<String> {
     let (_, text) = SigningKey::generate("example.com/gatepost", SignatureType::Ed25519).unwrap();
     assert!(text.starts_with(SECRET));
     text
@@ -135,7 +132,7 @@ fn secret() -> zeroize::Zeroizing<String> {
 
 /// An anchor that tells a checkpoint, or does not answer.
 #[derive(Clone, Debug)]
-struct Told(Arc<Mutex<Option<Largest>>>);
+pub(super) struct Told(pub(super) Arc<Mutex<Option<Largest>>>);
 
 impl AnchorClient for Told {
     fn kind(&self) -> AnchorKind {
@@ -151,21 +148,27 @@ impl AnchorClient for Told {
     }
 }
 
-fn no_answer() -> AnchorError {
+pub(super) fn no_answer() -> AnchorError {
     ClientError::Status { status: 503, answer: "down".to_owned() }.into()
 }
 
 impl Running {
-    fn start(dir: &Path, store: &Store, tree: Tree) -> Self {
+    pub(super) fn start(dir: &Path, store: &Store, tree: Tree) -> Self {
         Self::with(dir, store, tree, vec![secret()], Audit::disabled())
     }
 
-    fn with(dir: &Path, store: &Store, tree: Tree, secrets: Vec<zeroize::Zeroizing<String>>, audit: Audit) -> Self {
+    pub(super) fn with(
+        dir: &Path,
+        store: &Store,
+        tree: Tree,
+        secrets: Vec<zeroize::Zeroizing<String>>,
+        audit: Audit,
+    ) -> Self {
         let signer = Signer::new("example.com/gatepost", secrets);
         Self::start_with(dir, store, tree, signer, audit, Vec::<Told>::new())
     }
 
-    fn start_with<A: AnchorClient>(
+    pub(super) fn start_with<A: AnchorClient>(
         dir: &Path,
         store: &Store,
         tree: Tree,
@@ -192,14 +195,14 @@ impl Running {
     }
 
     /// Lets this many seconds pass.
-    async fn after(&self, seconds: u64) -> EvidenceState {
+    pub(super) async fn after(&self, seconds: u64) -> EvidenceState {
         // The clock is paused: the runtime sets it forward while nothing else can run.
         let seconds = std::time::Duration::from_secs(seconds);
         tokio::time::timeout(seconds, std::future::pending::<()>()).await.unwrap_err();
         self.status.get()
     }
 
-    async fn end(self) -> EvidenceState {
+    pub(super) async fn end(self) -> EvidenceState {
         self.stop.cancel();
         self.task.await.unwrap();
         self.status.get()
@@ -436,39 +439,6 @@ async fn a_memory_that_cannot_be_read_or_written_signs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_anchor_without_a_checkpoint_says_nothing_while_another_one_is_silent() {
-    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
-    let head = TreeHead { size: 9, root: tree(LOG, 9, 0).root() };
-    let [new, silent] = [Some(Largest::Nothing), None].map(|told| Told(Arc::new(Mutex::new(told))));
-    // An anchor that keeps nothing is no answer either.
-    let keeps_nothing = Told(Arc::new(Mutex::new(Some(Largest::Unknown))));
-    let anchors = || vec![new.clone(), silent.clone(), keeps_nothing.clone()];
-    let start = |dir: &Path, store: &Store, size| {
-        let signer = Signer::new("example.com/gatepost", vec![secret()]);
-        Running::start_with(dir, store, tree(LOG, size, 0), signer, Audit::disabled(), anchors())
-    };
-    // The memory is lost, and only the anchor that does not answer knows what was signed.
-    let running = start(dir.path(), &store, 20);
-    let state = running.after(30).await;
-    assert!(state.signed.is_none() && state.fault.unwrap().contains("before an anchor told"), "{:?}", store.heads());
-    *silent.0.lock() = Some(Largest::Checkpoint(head));
-    let found = running.after(30).await.contradiction.unwrap();
-    assert!(found.contains("w1 has a checkpoint of 9"), "{found}");
-    running.end().await;
-    assert_eq!(store.heads(), []);
-    // In a new log all of them have nothing; after that, one that has the last one suffices.
-    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
-    *silent.0.lock() = Some(Largest::Nothing);
-    let running = start(dir.path(), &store, 9);
-    assert_eq!(running.after(1).await.signed.unwrap().size, 9);
-    running.end().await;
-    (*new.0.lock(), *silent.0.lock()) = (Some(Largest::Checkpoint(head)), None);
-    let running = start(dir.path(), &store, 20);
-    assert_eq!(running.after(1).await.signed.unwrap().size, 20);
-    running.end().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn calls_begin_only_while_there_is_evidence_if_they_must_not_continue_without() {
     assert!(!Gate::default().is_closed(), "the gate of a gateway whose calls continue");
     let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
@@ -500,185 +470,4 @@ async fn calls_begin_only_while_there_is_evidence_if_they_must_not_continue_with
     let state = running.after(30).await;
     assert!(state.contradiction.is_some() && running.gate.is_closed());
     running.end().await;
-}
-
-/// An anchor that never answers, or has this checkpoint.
-#[derive(Clone, Debug)]
-struct Hanging(Option<TreeHead>);
-
-impl AnchorClient for Hanging {
-    fn kind(&self) -> AnchorKind {
-        AnchorKind::S3
-    }
-
-    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
-        match self.0 {
-            Some(head) => Ok(Largest::Checkpoint(head)),
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
-        Err(no_answer())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_anchor_that_never_answers_does_not_keep_back_the_answer_of_another_one() {
-    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
-    Running::start(dir.path(), &store, tree(LOG, 9, 0)).end().await;
-    let start = |size, anchors| {
-        let signer = Signer::new("example.com/gatepost", vec![secret()]);
-        Running::start_with(dir.path(), &store, tree(LOG, size, 0), signer, Audit::disabled(), anchors)
-    };
-    let running = start(20, vec![Hanging(None)]);
-    let state = running.after(90).await;
-    assert!(state.signed.is_none() && state.fault.unwrap().contains("w0: no answer in 60s"));
-    running.task.abort();
-    // After a crash it may have an older one than the last that was signed.
-    let older = TreeHead { size: 5, root: tree(LOG, 5, 0).root() };
-    let running = start(20, vec![Hanging(None), Hanging(Some(older))]);
-    assert_eq!(running.after(90).await.signed.unwrap().size, 20);
-    running.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_is_signed_before_its_keys_are_on_record() {
-    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
-    let wait = std::time::Duration::from_secs(1);
-    let audit = || {
-        let ring = Ring::new(RingLimits { records: 10, bytes: 1 << 20 }, Head::START);
-        let (timeouts, key) = (Timeouts { admission: wait, store: wait }, DigestKey::from_bytes([1; 32]));
-        (Arc::clone(&ring), Audit::enabled(ring, Arc::new(Meter::default()), false, timeouts, key))
-    };
-    let (_, full) = audit();
-    let event = || crate::audit::record::Call::gateway_event("test", &serde_json::json!({}));
-    while full.record_event(event()).await.is_ok() {}
-    let running = Running::with(dir.path(), &store, tree(LOG, 5, 0), vec![secret()], full);
-    let state = running.after(30).await;
-    assert!(state.signed.is_none() && state.fault.unwrap().contains("on record"), "{:?}", store.heads());
-    assert!(running.end().await.signed.is_none());
-    let (ring, audit) = audit();
-    let running = Running::with(dir.path(), &store, tree(LOG, 5, 0), vec![secret()], audit);
-    assert_eq!(running.after(11).await.signed.unwrap().size, 5);
-    assert_eq!(events(&ring).pop().unwrap().0, "gateway/key");
-    running.end().await;
-}
-
-/// An anchor that is asked once an hour.
-#[derive(Clone, Debug, Default)]
-struct Hourly(Arc<Mutex<(bool, u32)>>);
-
-impl AnchorClient for Hourly {
-    fn kind(&self) -> AnchorKind {
-        AnchorKind::Tsa
-    }
-
-    fn interval(&self) -> std::time::Duration {
-        std::time::Duration::from_hours(1)
-    }
-
-    async fn largest(&self, _: &str) -> Result<Largest, AnchorError> {
-        Ok(Largest::Unknown)
-    }
-
-    async fn confirm<S: CheckpointStore>(&mut self, _: &Signed, _: History<'_, S>) -> Result<Vec<u8>, AnchorError> {
-        let mut state = self.0.lock();
-        state.1 += 1;
-        if state.0 { Ok(Vec::new()) } else { Err(no_answer()) }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_anchor_that_is_asked_once_an_hour_is_asked_once_a_minute_until_its_confirmation_is_stored() {
-    let (dir, store, anchor) = (tempfile::tempdir().unwrap(), Store::default(), Hourly::default());
-    let signer = Signer::new("example.com/gatepost", vec![secret()]);
-    let anchors = vec![anchor.clone()];
-    let running = Running::start_with(dir.path(), &store, tree(LOG, 1, 0), signer, Audit::disabled(), anchors);
-    // A checkpoint comes each ten seconds.
-    let mut size = 1;
-    let mut minutes = async |count: u64| {
-        for _ in 0..6 * count {
-            size += 1;
-            running.stored.set(tree(LOG, size, 0));
-            running.after(10).await;
-        }
-        (std::mem::take(&mut anchor.0.lock().1), running.status.get())
-    };
-    let (asked, state) = minutes(10).await;
-    assert!((9..=11).contains(&asked), "asked {asked} times in ten minutes");
-    assert_eq!(state.unanchored(), None);
-    // Its age counts by the time that passes: the clock of this process stands still.
-    let (asked, state) = minutes(120).await;
-    assert!((110..=121).contains(&asked), "asked {asked} times in two hours");
-    let late = state.unanchored().unwrap();
-    assert!(late.starts_with("w0 has not confirmed a checkpoint for 7"), "{late}");
-    anchor.0.lock().0 = true;
-    let (asked, state) = minutes(59).await;
-    assert_eq!((asked, state.unanchored(), store.0.lock().confirmed.len()), (1, None, 1));
-    // It confirms a checkpoint that Postgres does not get: a later one is confirmed, and stored.
-    store.0.lock().is_down = true;
-    assert_eq!(minutes(2).await.0, 1);
-    store.0.lock().is_down = false;
-    assert_eq!(minutes(3).await.0, 1);
-    assert_eq!(store.0.lock().confirmed.len(), 2);
-    assert_eq!(minutes(50).await.0, 0);
-    running.end().await;
-}
-
-/// The events in a ring: their method and their details.
-fn events(ring: &Ring) -> Vec<(String, serde_json::Value)> {
-    let items = ring.take(Some(std::time::Duration::ZERO)).items;
-    let event = |item| {
-        let WorkItem::End { record, .. } = item else { return None };
-        let call = &record.entry().call;
-        Some((call.method.to_string(), serde_json::from_str(call.request_args.as_deref()?).unwrap()))
-    };
-    items.into_iter().filter_map(event).collect()
-}
-
-#[tokio::test(start_paused = true)]
-async fn keys_and_checkpoints_are_on_record() {
-    let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
-    let ring = Ring::new(RingLimits { records: 100, bytes: 1 << 20 }, Head::START);
-    let (wait, key) = (std::time::Duration::from_secs(1), DigestKey::from_bytes([1; 32]));
-    let timeouts = Timeouts { admission: wait, store: wait };
-    let audit = Audit::enabled(Arc::clone(&ring), Arc::new(Meter::default()), false, timeouts, key);
-    let (one, two) = (secret(), secret());
-    let start = |secrets: &[&zeroize::Zeroizing<String>], size| {
-        let secrets = secrets.iter().map(|secret| (*secret).clone()).collect();
-        Running::with(dir.path(), &store, tree(LOG, size, 0), secrets, audit.clone())
-    };
-    let running = start(&[&one], 5);
-    running.after(1).await;
-    let (method, details) = events(&ring).pop().unwrap();
-    let name = "example.com/gatepost/00000000-0000-0000-0000-000000000007";
-    let verifier = |secret| SigningKey::parse_named(secret, name).unwrap().verifier().to_string();
-    assert_eq!((method.as_str(), &details["log"]), ("gateway/key", &serde_json::json!(1)));
-    assert_eq!(details["keys"], serde_json::json!([verifier(&one)]));
-    // Silence is on record too.
-    running.after(595).await;
-    assert_eq!(events(&ring), []);
-    running.after(10).await;
-    let [(method, details)] = <[_; 1]>::try_from(events(&ring)).unwrap();
-    assert_eq!((method.as_str(), &details["size"]), ("gateway/checkpoint", &serde_json::json!(5)));
-    assert_eq!(details["places"][POSTGRES]["size"], 5);
-    assert_eq!(details["fault"], serde_json::Value::Null);
-    let root = tree(LOG, 5, 0).root();
-    assert_eq!(details["root"], base64::Engine::encode(&base64::prelude::BASE64_STANDARD, root.0));
-    running.end().await;
-    // The same keys are not recorded again; others are, and so is why nothing is signed.
-    let running = start(&[&one], 6);
-    running.after(11).await;
-    running.end().await;
-    assert_eq!(events(&ring), []);
-    let running = start(&[&one, &two], 7);
-    running.after(11).await;
-    running.end().await;
-    assert_eq!(events(&ring).pop().unwrap().1["keys"], serde_json::json!([verifier(&one), verifier(&two)]));
-    let running = start(&[&two], 3);
-    running.after(605).await;
-    running.end().await;
-    let [(_, details)] = <[_; 1]>::try_from(events(&ring)).unwrap();
-    assert!(details["fault"].as_str().unwrap().contains("only 3 records") && details["size"] == 7, "{details}");
 }

@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use reqwest::header::CONTENT_TYPE;
 
 use crate::evidence::time_stamp::{Nonce, TimeStampError, Token};
+use crate::evidence::time_stamp_roots::Roots;
 use crate::outbound;
 use crate::witness::client::CLOCK_DIFFERENCE_MAX;
 
@@ -24,6 +25,8 @@ const QUERY_TYPE: &str = "application/timestamp-query";
 pub struct TimeStampAnchor {
     url: String,
     interval: Duration,
+    /// The authorities whose signatures count.
+    roots: Option<Roots>,
     http: reqwest::Client,
 }
 
@@ -48,6 +51,9 @@ pub enum TimeStampAnchorError {
     /// The answer is not the time stamp that was asked for.
     #[error(transparent)]
     TimeStamp(#[from] TimeStampError),
+    /// There is nothing to verify a signature with.
+    #[error("its signature cannot be verified: set evidence.time_stamps[].root_file to the certificate of its root")]
+    NoRoots,
     /// The time in the token is far from our clock.
     #[error(
         "the token has the time {authority} s since 1970, and the clock here shows {own} s: one of the clocks is wrong"
@@ -61,17 +67,18 @@ pub enum TimeStampAnchorError {
 }
 
 impl TimeStampAnchor {
-    /// The authority at `url`, which stamps a checkpoint each `interval`.
+    /// The authority at `url`, which stamps a checkpoint each `interval`. With `roots`, only tokens that lead to one of
+    /// these count.
     ///
     /// # Errors
     /// [`TimeStampAnchorError::Request`] if TLS cannot be set up.
-    pub fn new(url: &str, interval: Duration) -> Result<Self, TimeStampAnchorError> {
+    pub fn new(url: &str, interval: Duration, roots: Option<Roots>) -> Result<Self, TimeStampAnchorError> {
         let http = outbound::client_builder(url)
             .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")))
             .timeout(TIMEOUT)
             .build()
             .map_err(request_failed)?;
-        Ok(Self { url: url.to_owned(), interval, http })
+        Ok(Self { url: url.to_owned(), interval, roots, http })
     }
 
     /// The shortest time between two time stamps.
@@ -85,8 +92,7 @@ impl TimeStampAnchor {
     /// # Errors
     /// [`TimeStampAnchorError`].
     pub async fn stamp(&self, note: &str, own: u64) -> Result<Token, TimeStampAnchorError> {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, note.as_bytes()).as_ref());
+        let hash = sha256(note);
         let nonce = Nonce::new(rand::random());
         let request = self.http.post(&self.url).header(CONTENT_TYPE, QUERY_TYPE).body(nonce.request(&hash));
         let mut response = request.send().await.map_err(request_failed)?;
@@ -102,11 +108,29 @@ impl TimeStampAnchor {
             answer.extend_from_slice(&chunk);
         }
         let token = Token::parse(&answer, nonce, &hash)?;
+        if let Some(roots) = &self.roots {
+            roots.verify(&token.der, &hash)?;
+        }
         if token.time.abs_diff(own) > CLOCK_DIFFERENCE_MAX {
             return Err(TimeStampAnchorError::Clock { authority: token.time, own });
         }
         Ok(token)
     }
+
+    /// Verifies a token that was stored as one over `note`.
+    ///
+    /// # Errors
+    /// [`TimeStampAnchorError::NoRoots`] and [`TimeStampAnchorError::TimeStamp`].
+    pub fn verify(&self, note: &str, token: &[u8]) -> Result<(), TimeStampAnchorError> {
+        let roots = self.roots.as_ref().ok_or(TimeStampAnchorError::NoRoots)?;
+        Ok(roots.verify(token, &sha256(note)).map(drop)?)
+    }
+}
+
+fn sha256(note: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, note.as_bytes()).as_ref());
+    hash
 }
 
 impl fmt::Debug for TimeStampAnchor {

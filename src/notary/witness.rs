@@ -26,6 +26,11 @@ impl WitnessAnchor {
         Self { client, log_keys, known: None }
     }
 
+    /// The connection to the witness, which has its keys.
+    pub(super) fn client(&self) -> &WitnessClient {
+        &self.client
+    }
+
     /// The tree that the witness signed last, if it refused because of that. A status alone ends nothing, since
     /// anything between gateway and witness may have sent it.
     async fn refused_for(&self, error: &ClientError, note: &Note) -> Option<TreeHead> {

@@ -10,6 +10,7 @@
 //! /console            the overview; without a token, the form
 //! /console/live       the overview, which the script fetches
 //! /console/record     one call
+//! /console/docs/NAME  the runbook, and the help of the console
 //! /console/proof      the proof of a record, for download
 //! /console/status     the overview for programs, as JSON
 //! /console/trail      a search of the trail
@@ -24,10 +25,13 @@
 //! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod access;
+mod charts;
 mod counts;
 mod denials;
+mod docs;
 mod download;
 mod live;
+mod markdown;
 mod openid;
 mod overview;
 mod page;
@@ -42,6 +46,7 @@ mod sign_in_limits;
 mod state;
 mod table;
 mod trail;
+mod viewer;
 
 use axum::Router;
 use axum::http::header;
@@ -62,6 +67,7 @@ pub fn router(settings: Settings) -> Router {
         .route("/console/trail/counts", get(counts::fragment))
         .route("/console/trail/live", get(live::stream))
         .route("/console/trail/export", get(download::export))
+        .route("/console/docs/{name}", get(docs::show))
         .route("/console/live", get(overview::fragment))
         .route("/console/record", get(record::page))
         .route("/console/proof", get(proof::download))

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::Error as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -94,7 +95,8 @@ fn members(record: &AuditRecord, is_shown: impl Fn(&Column) -> bool) -> serde_js
     Ok(line + &exact)
 }
 
-/// The record of a line.
+/// The record of a line. Each value must be spelled as an export spells it: other programs read a UUID in
+/// upper case or a second 60 in other ways, or not at all.
 ///
 /// # Errors
 /// It is not a line of an export.
@@ -103,8 +105,8 @@ pub fn parse_export_line(line: &str) -> serde_json::Result<AuditRecord> {
     members.remove(QUARANTINED);
     let mut values = serde_json::Map::new();
     for column in &COLUMNS {
-        let Some(raw) = members.get(column.name) else { continue };
-        let exact = members.get(format!("{}{EXACT}", column.name).as_str());
+        let Some(raw) = members.remove(column.name) else { continue };
+        let exact = members.remove(format!("{}{EXACT}", column.name).as_str());
         let value = match (column.column_type, exact) {
             (ColumnType::Json, Some(exact)) => serde_json::from_str(exact.get())?,
             (ColumnType::Json, None) if raw.get() != "null" => Value::from(raw.get()),
@@ -112,7 +114,16 @@ pub fn parse_export_line(line: &str) -> serde_json::Result<AuditRecord> {
         };
         values.insert(column.name.to_owned(), value);
     }
-    serde_json::from_value(Value::Object(values))
+    if let Some(unknown) = members.keys().next() {
+        return Err(serde_json::Error::custom(format!("{unknown:?} is not a column")));
+    }
+    let record: AuditRecord = serde_json::from_value(Value::Object(values.clone()))?;
+    let written = serde_json::to_value(&record)?;
+    let is_written_so = |(name, value): (&String, &Value)| written.get(name).unwrap_or(&Value::Null) == value;
+    match values.iter().find(|(name, value)| !is_written_so((name, value))) {
+        Some((name, _)) => Err(serde_json::Error::custom(format!("{name} is not spelled as in an export"))),
+        None => Ok(record),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::status::{BackendStatus, Condition, PipelineStatus, Sources, Status};
+use crate::accept::open_files_max;
 use crate::audit::meter::HistogramSnapshot;
 use crate::audit::pipeline::Probe;
 use crate::audit::record;
@@ -167,6 +168,12 @@ pub const METRICS: &[Metric] = &[
         "Generation files of older epochs, which contain undelivered records",
     ),
     metric(Gauge, "gatepost_outbox_full", &[], "1 if the quota or the disk is used up, so that no call can begin"),
+    metric(
+        Gauge,
+        "gatepost_outbox_disk_full",
+        &[],
+        "1 if the disk of the outbox is full, whatever is left of the quota",
+    ),
     metric(Gauge, "gatepost_outbox_failed", &[], "1 if the outbox cannot store"),
     metric(Counter, "gatepost_generations_set_aside", &[], "Damaged outbox files set aside since startup"),
     metric(Histogram, "gatepost_commit_duration_seconds", &[], "Duration of commits to the outbox"),
@@ -213,6 +220,8 @@ pub const METRICS: &[Metric] = &[
         "Failures to accept a connection, usually because the process has too many open files",
     ),
     metric(Counter, "gatepost_log_lines_dropped", &[], "Log lines dropped because they could not be written in time"),
+    metric(Gauge, "process_open_fds", &[], "Open file descriptors"),
+    metric(Gauge, "process_max_fds", &[], "Most open file descriptors, see `LimitNOFILE=` and `ulimit -n`"),
 ];
 
 /// Names of the variants of [`ShipperState`], in a fixed order.
@@ -331,10 +340,12 @@ impl Collector {
     /// The values of the metric with this name; `None` if it has none, for example because auditing is off.
     fn values(&self, name: &str) -> Option<Values> {
         let evidence = self.sources.evidence.as_ref().map(notary::Status::get);
-        self.of_gateway(name).or_else(|| of_evidence(name, evidence.as_ref())).or_else(|| {
-            let (probe, pipeline) = (self.sources.probe.as_ref()?, self.status.pipeline.as_ref()?);
-            of_pipeline(name, pipeline).or_else(|| of_meter(name, probe))
-        })
+        self.of_gateway(name).or_else(|| of_process(name)).or_else(|| of_evidence(name, evidence.as_ref())).or_else(
+            || {
+                let (probe, pipeline) = (self.sources.probe.as_ref()?, self.status.pipeline.as_ref()?);
+                of_pipeline(name, pipeline).or_else(|| of_meter(name, probe))
+            },
+        )
     }
 
     fn of_gateway(&self, name: &str) -> Option<Values> {
@@ -399,6 +410,16 @@ impl Collector {
     }
 }
 
+/// The metrics that every process has, under the names that Prometheus' own libraries give them.
+fn of_process(name: &str) -> Option<Values> {
+    Some(match name {
+        // One of them is that of the directory itself.
+        "process_open_fds" => size(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1)),
+        "process_max_fds" => size(open_files_max()?),
+        _ => return None,
+    })
+}
+
 fn of_evidence(name: &str, state: Option<&EvidenceState>) -> Option<Values> {
     let of_places = |number: fn(Anchored) -> f64| {
         let of = |(name, place): (&String, &PlaceState)| Some((vec![name.clone()], number(place.last?)));
@@ -434,6 +455,7 @@ fn of_pipeline(name: &str, pipeline: &PipelineStatus) -> Option<Values> {
         "gatepost_outbox_generations" => size(outbox.generations),
         "gatepost_outbox_generations_older" => size(outbox.generations_older),
         "gatepost_outbox_full" => flag(outbox.full),
+        "gatepost_outbox_disk_full" => flag(outbox.disk_full),
         "gatepost_outbox_failed" => flag(outbox.failed),
         "gatepost_delivery_next_retry_seconds" => one(pipeline.next_retry_seconds.unwrap_or(0.0)),
         "gatepost_delivery_state" => {

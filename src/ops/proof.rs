@@ -3,7 +3,7 @@
 use super::trail::{TrailError, failed};
 use crate::audit::chain;
 use crate::audit::query::{self, LogReading, StoredCheckpoint};
-use crate::audit::record::AuditRecord;
+use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
 use crate::audit::sink::checkpoints::AnchorKind;
 use crate::audit::sink::postgres::Connection;
 use crate::evidence::checkpoint::{Checkpoint, CheckpointError};
@@ -11,7 +11,7 @@ use crate::evidence::cosignature::{UnixTime, stated_time};
 use crate::evidence::note::{Note, NoteError};
 use crate::evidence::proof::LogProof;
 use crate::evidence::signature::Signature;
-use crate::evidence::tree::{leaf_hash, prove, verify_inclusion};
+use crate::evidence::tree::{Hash, leaf_hash, prove, verify_inclusion};
 
 /// The signatures that a proof needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub enum ProofError {
     /// Another record was changed.
     #[error("the records in the database do not give the signed root: one was changed; see gatepost audit verify")]
     OtherRoot,
+    /// The record is not the one that was signed.
+    #[error("the signed tree has another record in this place: this one was added; see gatepost audit verify")]
+    OtherRecord,
     /// The checkpoint was changed.
     #[error("the note in audit_checkpoint is of another tree than its row: it was changed")]
     OtherTree,
@@ -87,21 +90,36 @@ pub async fn proof(
         let is_signed = kind.is_some() && log.covering(place, None).await.map_err(error)?.is_some();
         return Err(if is_signed { ProofError::Unwitnessed } else { ProofError::Unsigned });
     };
+    let (index, hashes) = inclusion(&mut log, &to, place, position.hash).await?;
+    log.end().await.map_err(error)?;
+    let (note, _) = signed_note(&to, |_| true)?;
+    Ok((LogProof { index, hashes, note, extra: None }, to))
+}
+
+/// The index of the record at `place` with this hash in the tree of `to`, and the inclusion proof.
+///
+/// # Errors
+/// [`ProofError`].
+pub async fn inclusion(
+    log: &mut LogReading<'_>,
+    to: &StoredCheckpoint,
+    place: (Epoch, Seq),
+    hash: Digest,
+) -> Result<(u64, Vec<Hash>), ProofError> {
+    let error = |error| failed("read the checkpoints", error);
     let from = log.before(to.log, place).await.map_err(error)?;
-    let nodes = log.nodes(from.as_ref(), &to, place).await;
+    let nodes = log.nodes(from.as_ref(), to, place).await;
     let (index, mut nodes) = match nodes {
         Err(query::Error::RowNotFound) => return Err(ProofError::Missing),
         nodes => nodes.map_err(error)?,
     };
-    log.end().await.map_err(error)?;
     if nodes.root() != to.head.root {
         return Err(ProofError::OtherRoot);
     }
     // The index is one of the tree's, and all records passed by.
     let hashes = prove::inclusion(index, to.head.size, &mut nodes).map_err(|_| ProofError::Missing)?;
-    verify_inclusion(index, leaf_hash(&position.hash.0), to.head, &hashes).map_err(|_| ProofError::Missing)?;
-    let (note, _) = signed_note(&to, |_| true)?;
-    Ok((LogProof { index, hashes, note, extra: None }, to))
+    verify_inclusion(index, leaf_hash(&hash.0), to.head, &hashes).map_err(|_| ProofError::OtherRecord)?;
+    Ok((index, hashes))
 }
 
 /// The note with the signatures of its log, and of each witness the first one whose time is wanted; and these times.

@@ -167,7 +167,7 @@ pub struct OutboxStatus {
     pub kept_bytes: u64,
     /// The quota.
     pub bytes_max: u64,
-    /// Percent of the quota in use; 100 if the disk is full.
+    /// Percent of the quota in use.
     pub percent: u64,
     /// Generation files.
     pub generations: usize,
@@ -177,6 +177,8 @@ pub struct OutboxStatus {
     pub failed: bool,
     /// True if the quota or the disk is used up.
     pub full: bool,
+    /// True if the disk is used up, whatever is left of the quota.
+    pub disk_full: bool,
     /// Files that were set aside as damaged since the start.
     pub set_aside: u64,
 }
@@ -274,16 +276,17 @@ fn ring_status(gauge: &ring::RingGauge, limits: ring::RingLimits) -> RingStatus 
 
 fn outbox_status(probe: &Probe, gauge: &ring::RingGauge) -> OutboxStatus {
     let (generations, generations_older) = probe.reader().file_counts();
-    let ring::OutboxCapacity { used_bytes, kept_bytes, max_bytes, full, .. } = gauge.outbox;
+    let ring::OutboxCapacity { used_bytes, kept_bytes, max_bytes, full, disk_full, .. } = gauge.outbox;
     OutboxStatus {
         bytes: used_bytes,
         kept_bytes,
         bytes_max: max_bytes,
-        percent: if full { 100 } else { used_bytes.saturating_mul(100) / max_bytes.max(1) },
+        percent: (used_bytes.saturating_mul(100) / max_bytes.max(1)).min(100),
         generations,
         generations_older,
         failed: gauge.outbox_failed,
         full,
+        disk_full,
         set_aside: probe.meter().set_aside.get(),
     }
 }

@@ -44,7 +44,7 @@ pub enum TrailError {
     #[error(transparent)]
     Connect(#[from] SinkError),
     /// A query failed.
-    #[error("cannot {operation}: {error}{}", .remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default())]
+    #[error("cannot {operation}: {}{}", server_message(.error), .remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default())]
     Query {
         /// The operation that failed.
         operation: &'static str,
@@ -56,6 +56,11 @@ pub enum TrailError {
     /// The outbox cannot be read.
     #[error(transparent)]
     Outbox(#[from] BoxError),
+}
+
+/// The message of the server alone, without the place in its own source, or the error of the driver.
+fn server_message(error: &query::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// Everything about one call.

@@ -55,6 +55,7 @@ const MESSAGE_BYTES_MAX: usize = 2_048;
 #[derive(Clone, Debug, Default)]
 struct Observation {
     percent: u64,
+    disk_full: bool,
     outbox_failed: bool,
     set_aside: u64,
     quarantined: u64,
@@ -157,6 +158,7 @@ fn observe(sources: &Sources) -> Observation {
     };
     Observation {
         percent: pipeline.outbox.percent,
+        disk_full: pipeline.outbox.disk_full,
         outbox_failed: pipeline.outbox.failed,
         set_aside: pipeline.outbox.set_aside,
         quarantined: meter.quarantined.get(),
@@ -237,10 +239,14 @@ impl Conditions {
     fn condition(&self, alarm: Alarm, (seen, wall): (&Observation, Timestamp), board: &Board) -> Option<String> {
         let fuller_than = |percent: u64| {
             let limit = if board.is_active(alarm) { percent - CAPACITY_HYSTERESIS } else { percent };
-            (seen.percent >= limit).then(|| format!("the outbox is {} % full", seen.percent))
+            (seen.percent >= limit).then(|| format!("the outbox uses {} % of its quota", seen.percent))
         };
         match alarm {
             Alarm::Capacity75 => fuller_than(75),
+            Alarm::Capacity90 if seen.disk_full => Some(format!(
+                "the disk of the outbox is full, which uses {} % of its quota: free space on the disk",
+                seen.percent
+            )),
             Alarm::Capacity90 => fuller_than(90),
             Alarm::OutboxFailed => seen.outbox_failed.then(|| {
                 "the outbox cannot store: calls are refused, or continue unaudited if audit.on_failure says so"
@@ -387,6 +393,16 @@ mod tests {
         assert_eq!(look(&mut conditions, &board, &seen(84), 4, 0), ["capacity_75"]);
         assert!(look(&mut conditions, &board, &seen(69), 5, 0).is_empty());
         assert_eq!(raised(&board), 2);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_as_the_disk_and_not_as_the_quota() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let seen = |disk_full| Observation { percent: 1, disk_full, ..Observation::default() };
+        assert_eq!(look(&mut conditions, &board, &seen(true), 0, 0), ["capacity_90"]);
+        let message = board.active().remove(0).message;
+        assert!(message.starts_with("the disk of the outbox is full, which uses 1 % of its quota"), "{message}");
+        assert!(look(&mut conditions, &board, &seen(false), 1, 0).is_empty());
     }
 
     #[test]

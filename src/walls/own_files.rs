@@ -95,13 +95,14 @@ mod tests {
     use crate::config::ValueType;
 
     /// Files that everyone may read: certificates, revocation lists and published keys.
-    const PUBLIC: [&str; 7] = [
+    const PUBLIC: [&str; 8] = [
         "auth.keys[].public_key_file",
         "auth.issuers[].jwks_file",
         "server.tls.cert_file",
         "server.tls.client_ca_file",
         "server.tls.client_crl_file",
         "backends.*.ca_file",
+        "evidence.time_stamps[].root_file",
         "backends.*.cwd",
     ];
 

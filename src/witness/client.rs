@@ -291,7 +291,7 @@ impl WitnessClient {
         let answer = shown(&body);
         let contradiction = || ClientError::Contradiction { status: status.as_u16(), answer: shown(&body) };
         match status {
-            StatusCode::OK => self.signed(&request.note, &body).map(Answer::Signed),
+            StatusCode::OK => self.signed(request.note.text(), &body).map(Answer::Signed),
             StatusCode::CONFLICT if is_size => match size(&body) {
                 // The stable specification has this status also for another root at the same size.
                 Some(known) if known == request.old_size => Err(contradiction()),
@@ -308,24 +308,39 @@ impl WitnessClient {
         }
     }
 
-    /// The signatures of the witness in an answer about this checkpoint. Those of other keys are dropped.
-    fn signed(&self, note: &Note, body: &[u8]) -> Result<Cosigned, ClientError> {
-        let wrong = || ClientError::Answer { wanted: "signature lines", answer: shown(body) };
-        let text = str::from_utf8(body).ok().and_then(|text| text.strip_suffix('\n')).ok_or_else(wrong)?;
-        let lines = text.split('\n').take(SIGNATURES_MAX + 1).map(Signature::parse);
-        let mut signatures = lines.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-        let answer = Note::new(note.text().to_owned(), signatures.clone()).map_err(ClientError::Signature)?;
-        let verified = answer.verify(&self.keys).map_err(ClientError::Signature)?;
-        let time = verified.iter().filter_map(|verified| verified.time).max().ok_or_else(wrong)?;
+    /// The signatures in an answer about a checkpoint with this text, made now.
+    fn signed(&self, text: &str, body: &[u8]) -> Result<Cosigned, ClientError> {
+        let (cosigned, times) = self.cosigned(text, body)?;
         let own = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if verified.iter().filter_map(|verified| verified.time).any(|time| is_far(time.seconds(), own)) {
-            return Err(ClientError::Clock { witness: time.seconds(), own });
+        if times.iter().any(|time| is_far(time.seconds(), own)) {
+            return Err(ClientError::Clock { witness: cosigned.time.seconds(), own });
         }
+        Ok(cosigned)
+    }
+
+    /// The signatures of the witness in lines that were stored, of a checkpoint with this text, whenever made.
+    ///
+    /// # Errors
+    /// [`ClientError::Answer`] and [`ClientError::Signature`].
+    pub fn verify(&self, text: &str, lines: &[u8]) -> Result<Cosigned, ClientError> {
+        self.cosigned(text, lines).map(|(cosigned, _)| cosigned)
+    }
+
+    /// The signatures of the witness in these lines, and their times. Those of other keys are dropped.
+    fn cosigned(&self, text: &str, body: &[u8]) -> Result<(Cosigned, Vec<UnixTime>), ClientError> {
+        let wrong = || ClientError::Answer { wanted: "signature lines", answer: shown(body) };
+        let lines = str::from_utf8(body).ok().and_then(|lines| lines.strip_suffix('\n')).ok_or_else(wrong)?;
+        let lines = lines.split('\n').take(SIGNATURES_MAX + 1).map(Signature::parse);
+        let mut signatures = lines.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+        let answer = Note::new(text.to_owned(), signatures.clone()).map_err(ClientError::Signature)?;
+        let verified = answer.verify(&self.keys).map_err(ClientError::Signature)?;
+        let times: Vec<_> = verified.iter().filter_map(|verified| verified.time).collect();
+        let time = times.iter().copied().max().ok_or_else(wrong)?;
         let is_known = |signature: &Signature| {
             self.keys.iter().any(|key| key.name() == signature.name() && key.id() == signature.id())
         };
         signatures.retain(is_known);
-        Ok(Cosigned { signatures, time })
+        Ok((Cosigned { signatures, time }, times))
     }
 }
 

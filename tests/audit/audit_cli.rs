@@ -83,8 +83,8 @@ fn asked(trail: Trail<'_>, needle: &str) {
         1
     );
     for (bad, says) in [
-        (["--since", "yesterday"], "\"yesterday\" is neither an age"),
-        (["--until", "25:00"], "\"25:00\" is neither an age"),
+        (["--since", "last week"], "\"last week\" is not a time: write an age"),
+        (["--until", "25:00"], "\"25:00\" is not a time: write an age"),
         (["--limit", "1000000"], "1000000 is not from 1 to 10000; use --before for the next page"),
         (["--before", "9"], "\"9\" is not TIME/EPOCH/SEQ/GATEWAY"),
         (["--status", "fine"], "unknown status; use one of ok, "),

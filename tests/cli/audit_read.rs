@@ -1,7 +1,7 @@
 //! Reading the trail leaves a record, where a gateway runs that can make one.
 
-use crate::common::gatepost::Setup;
-use crate::common::mcp::{Era, Reply};
+use crate::common::gatepost::{ISSUER, Setup, token_with};
+use crate::common::mcp::{Client, Era, Reply};
 use crate::common::postgres::Cluster;
 use crate::common::wait::{SOON, until};
 use crate::run::run;
@@ -179,4 +179,55 @@ async fn a_trail_that_is_in_postgres_is_not_read_from_the_outbox_of_its_live_gat
         assert!(stderr.contains("delivered records are there, and this reads the others"), "{stderr}");
     }
     assert_eq!(gatepost.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn an_error_of_postgres_says_where_it_is_and_what_to_do() {
+    let database = Cluster::shared().create_database().await;
+    let mut setup = Setup::new();
+    // Nobody listens on port 1.
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
+    for args in [&["audit", "query"][..], &["audit", "tail"], &["audit", "show", "1/1"], &["audit", "verify"]] {
+        let (code, stdout, stderr) = run(&setup, args);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{args:?}: {stderr}");
+        for part in ["127.0.0.1:1: Connection refused", "gatepost outbox list", "gatepost outbox stats"] {
+            assert!(stderr.contains(part), "{args:?}: {stderr}");
+        }
+        assert!(!stderr.contains("os error") && stderr.lines().count() == 1, "{args:?}: {stderr}");
+    }
+    setup.set("postgres.url", &database.url);
+    assert_eq!(run(&setup, &["migrate"]).0, Some(0));
+    sqlx::query("REVOKE ALL ON audit_log FROM PUBLIC, gatepost_reader").execute(&database.pool().await).await.unwrap();
+    sqlx::query("CREATE ROLE audit_stranger LOGIN").execute(&database.pool().await).await.unwrap();
+    let stranger = database.url.replacen("gatepost@", "audit_stranger@", 1);
+    setup.set("postgres.url", &stranger);
+    let (code, _, stderr) = run(&setup, &["audit", "query"]);
+    assert_eq!((code, stderr.matches("permission denied").count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("gatepost_reader") && !stderr.contains("at line"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_call_is_found_by_its_issuer_its_token_and_its_address() {
+    let database = Cluster::shared().create_database().await;
+    for url in [None, Some(&database.url)] {
+        let mut setup = Setup::new();
+        if let Some(url) = url {
+            setup.set("postgres.url", url);
+        }
+        let gatepost = setup.start();
+        let token = token_with(&json!({"sub": "tester", "role": "admin", "jti": "t-7"}));
+        let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(&token)).await;
+        client.call("example__echo", json!({"text": "hello"})).await.unwrap();
+        let found = |args: &[&str]| {
+            let (code, stdout, stderr) =
+                run(&setup, &[&["audit", "query", "--json", "--method", "tools/call"], args].concat());
+            assert_eq!(code, Some(0), "{args:?}: {stderr}");
+            stdout.lines().count()
+        };
+        until("the call is in the trail", SOON, || found(&[]) == 1);
+        for (option, value) in [("--issuer", ISSUER), ("--token-id", "t-7"), ("--addr", "127.0.0.1")] {
+            assert_eq!((found(&[option, value]), found(&[option, "other"])), (1, 0), "{option} {url:?}");
+        }
+        assert_eq!(gatepost.terminate(), Some(0));
+    }
 }

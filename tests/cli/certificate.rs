@@ -128,6 +128,22 @@ fn lines(certificate: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_range_has_a_certificate_without_records() {
+    let mut it = Certifying::start(97).await;
+    it.calls("alice", 2).await;
+    let last = it.witnessed_now().await;
+    it.witnessed_after(&last).await;
+    let since = it.now().await;
+    it.witnessed_after(&since).await;
+    let until = it.now().await;
+    it.witnessed_after(&until).await;
+    it.stop();
+    let (certificate, said) = it.proven(&since, &until, &["--subject", "alice"]);
+    assert!(said.starts_with("proven: no record of 'alice' is missing among the 0 from number "), "{said}");
+    assert_eq!(lines(&certificate), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn none_of_a_persons_records_is_missing_and_others_stay_hidden() {
     let mut it = Certifying::start(90).await;
     it.calls("alice", 2).await;

@@ -63,6 +63,47 @@ impl Search {
         assert!(code == Some(1) && said.contains(text) && certificate.is_none(), "{more:?}: {code:?} {said}");
     }
 
+    /// With several gateways one must be named, and only its log is certified.
+    async fn several_gateways(&self, policy: &[&str], size: u64) {
+        let other = Uuid::from_u128(1);
+        let sql = "INSERT INTO audit_checkpoint SELECT $1, log, size, epoch, seq, root, edge, note, stored_at
+            FROM audit_checkpoint";
+        sqlx::query(sql).bind(other).execute(&self.it.signing.pool).await.unwrap();
+        let (own, unknown) = (Uuid::from_u128(94), Uuid::from_u128(2).to_string());
+        let (code, said, certificate) = self.it.certify(&self.since, &self.until, policy);
+        let wanted = format!("2 gateways sign checkpoints: name one with --gateway: {other}, {own}");
+        assert!(code == Some(2) && said.contains(&wanted) && certificate.is_none(), "{code:?} {said}");
+        assert_eq!(self.end(&[policy, &["--gateway", &own.to_string()]].concat()), size);
+        self.refused(&self.since, &[policy, &["--gateway", &unknown]].concat(), "has signed no checkpoints");
+        self.it.sql(&format!("DELETE FROM audit_checkpoint WHERE gateway_id = '{other}'")).await;
+    }
+
+    /// If the policy refuses all checkpoints before the range, the certificate begins with the log, and says why.
+    async fn none_before(&self, policy: &[&str]) {
+        let sql = "UPDATE audit_checkpoint SET note = replace(note, 'gatepost', 'getapost') WHERE stored_at <= $1::text::timestamptz";
+        let query = |sql: &'static str| sqlx::query(sql).bind(&self.since).execute(&self.it.signing.pool);
+        let changed = query(sql).await.unwrap().rows_affected();
+        let (code, said, certificate) = self.it.certify(&self.since, &self.until, policy);
+        let reason = format!(
+            "checkpoints before the range cannot be used; the nearest one: the checkpoint is of the log \
+             example.com/getapost/{}, which the policy does not name",
+            Uuid::from_u128(94)
+        );
+        assert!(code == Some(0) && changed > 1, "{said}");
+        assert!(said.contains(", from the beginning of the log, up to") && said.contains(&reason), "{said}");
+        assert!(said.contains("it begins with the log, since "), "{said}");
+        let header: serde_json::Value = serde_json::from_str(certificate.unwrap().lines().next().unwrap()).unwrap();
+        assert!(header["from"].is_null(), "{header}");
+        let (_, said, _) = self.it.certify(&self.since, &self.until, &[policy, &["--json"]].concat());
+        let printed: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        assert!(printed["refused_before"].as_str().unwrap().contains(&reason), "{printed}");
+        // Without any before it there is nothing to say.
+        let (_, said, _) = self.it.certify("2026-01-01T00:00:00Z", &self.until, policy);
+        assert!(said.contains(", from the beginning of the log, up to") && !said.contains("begins with"), "{said}");
+        let sql = "UPDATE audit_checkpoint SET note = replace(note, 'getapost', 'gatepost') WHERE stored_at <= $1::text::timestamptz";
+        query(sql).await.unwrap();
+    }
+
     async fn note(&self, size: u64) -> String {
         let sql = "SELECT note FROM audit_checkpoint WHERE size = $1";
         sqlx::query_scalar(sql).bind(size.cast_signed()).fetch_one(&self.it.signing.pool).await.unwrap()
@@ -112,10 +153,13 @@ async fn a_checkpoint_that_the_policy_refuses_does_not_end_the_search() {
     assert!(search.end(&option) > first);
     search.set_note(first, &note).await;
     assert_eq!(search.end(&option), first);
+    search.none_before(&option).await;
+    search.several_gateways(&option, first).await;
     // More than a page of them, and those that fit after them.
     search.it.sql("UPDATE audit_anchor SET log = 9; UPDATE audit_checkpoint SET log = 9").await;
     search.foreign(gateway).await;
     assert_eq!(search.end(&option), first);
+    assert_eq!(search.end(&[&option[..], &["--log", "9"]].concat()), first, "the log that has the range");
     let older = [&option[..], &["--log", "1"]].concat();
     search.refused(
         &search.since,

@@ -262,7 +262,7 @@ fn a_pattern_names_one_tool_of_a_configured_backend() {
         errors(&text),
         [
             "g.toml:7: roles.dev.allow[0]: \"tme/*\" names the unknown backend \"tme\": did you mean time?",
-            "g.toml:8: roles.dev.allow[1]: \"a/b/c\" names the unknown backend \"a\": did you mean time?",
+            "g.toml:8: roles.dev.allow[1]: \"a/b/c\" names the unknown backend \"a\": use one of git, time",
             "g.toml:9: roles.dev.allow[2]: \"time\" has no '/': write backend/tool, for example \"time/*\" for all tools of time",
             "g.toml:10: roles.dev.allow[3]: \"/x\" has an empty part: write backend/tool, for example \"time/*\"",
         ]

@@ -215,6 +215,7 @@ async fn a_configuration_of_evidence_that_cannot_work_is_refused() {
             "[{ name = 'postgres', command = ['true'] }]".to_owned(),
             "is the name of the database too: each anchor needs a name of its own",
         ),
+        ("audit.store_timeout", "'61s'".to_owned(), "audit.store_timeout: is 61s, limit 60s with evidence.on_failure"),
         (
             "evidence.time_stamps",
             "[{ name = 'a', url = 'http://a' }, { name = 'a', url = 'http://b' }]".to_owned(),
@@ -222,7 +223,7 @@ async fn a_configuration_of_evidence_that_cannot_work_is_refused() {
         ),
     ] {
         let mut signing = Signing::new().await;
-        signing.setup.set_toml(key, &value);
+        signing.setup.set("evidence.on_failure", "refuse").set_toml(key, &value);
         let (code, _, stderr) = run(&signing.setup, &["config", "check"]);
         assert!(code == Some(2) && stderr.contains(wanted), "{key} = {value}: {code:?} {stderr}");
     }

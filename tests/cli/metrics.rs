@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::common::command::run;
 use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until};
@@ -48,6 +49,8 @@ fn the_examples_name_only_metrics_that_exist() {
         };
         names.extend(suffixes.iter().map(|suffix| format!("{}{suffix}", metric.name)));
     }
+    // What Prometheus itself says of a target.
+    names.insert("up".to_owned());
     let dashboard: Value = serde_json::from_str(&read("examples/grafana.json")).unwrap();
     let exprs = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap());
     let dashboard: Vec<_> = exprs.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
@@ -57,11 +60,43 @@ fn the_examples_name_only_metrics_that_exist() {
     assert!(dashboard.len() > 10 && rules.len() > 5);
     for expr in dashboard.iter().chain(&rules) {
         let words = expr.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let found: Vec<_> = words.filter(|word| word.starts_with("gatepost_")).collect();
+        let is_metric = |word: &&str| ["gatepost_", "process_"].iter().any(|start| word.starts_with(start));
+        let found: Vec<_> = words.filter(|word| is_metric(word) || *word == "up").collect();
         assert!(!found.is_empty(), "{expr}");
         for name in found {
             assert!(names.contains(name), "{name} of {expr} does not exist");
         }
+    }
+}
+
+/// Runs Debian's promtool, which `scripts/setup` installs.
+fn promtool(args: &[&str]) {
+    let mut command = std::process::Command::new("promtool");
+    run(command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")));
+}
+
+#[test]
+fn the_rules_page_for_what_is_at_risk_and_for_nothing_else() {
+    promtool(&["check", "rules", "examples/alerts.yml"]);
+    promtool(&["test", "rules", "tests/cli/alerts_test.yml"]);
+}
+
+#[test]
+fn every_alarm_is_a_page_or_a_ticket() {
+    let rules = read("examples/alerts.yml");
+    let listed = |operator: &str| -> BTreeSet<String> {
+        let start = format!("gatepost_alarm{{alarm{operator}\"");
+        let lists: Vec<_> = rules.split(&start).skip(1).map(|rest| rest.split_once('"').unwrap().0).collect();
+        assert_eq!(lists.len(), 1, "{operator}");
+        lists[0].split('|').map(str::to_owned).collect()
+    };
+    // One rule has these alarms, the other all but these.
+    let pages = listed("=~");
+    assert_eq!(pages, listed("!~"));
+    let names: BTreeSet<String> = Alarm::ALL.map(|alarm| alarm.name().to_owned()).into();
+    assert!(pages.is_subset(&names), "{pages:?}");
+    for passing in [Alarm::DeliveryBehind, Alarm::OperatorError, Alarm::Capacity75] {
+        assert!(!pages.contains(passing.name()), "the outbox has room");
     }
 }
 
@@ -105,6 +140,7 @@ async fn metrics_count_calls_without_labels_chosen_by_clients() {
         ("gatepost_oldest_undelivered_seconds", 0.0),
         ("gatepost_outbox_generations", 1.0),
         ("gatepost_outbox_failed", 0.0),
+        ("gatepost_outbox_disk_full", 0.0),
         ("gatepost_sessions_open", 1.0),
         ("gatepost_epoch", 1.0),
         (r#"gatepost_alarm{alarm="fork"}"#, 0.0),
@@ -115,6 +151,8 @@ async fn metrics_count_calls_without_labels_chosen_by_clients() {
     assert!(value(&text, "gatepost_stored_records_total").unwrap() >= 7.0, "{text}");
     assert!(value(&text, r#"gatepost_commit_duration_seconds_bucket{le="+Inf"}"#).unwrap() >= 5.0, "{text}");
     assert!(value(&text, "gatepost_audit_added_seconds_sum").unwrap() > 0.0, "{text}");
+    let files = value(&text, "process_open_fds").unwrap();
+    assert!(files > 10.0 && files < value(&text, "process_max_fds").unwrap(), "{text}");
     // I6, I8: a label is never what a client sent.
     for chosen in ["tester", "nosuchtool", "forged", &token("admin")] {
         assert!(!text.contains(chosen), "{chosen}\n{text}");

@@ -249,7 +249,7 @@ fn an_invalid_status_or_position_is_exit_code_2() {
     let setup = Setup::new();
     for (args, what) in [
         (["list", "--status", "fine"], "unknown status; use one of ok, "),
-        (["tail", "--since", "yesterday"], "\"yesterday\" is neither an age"),
+        (["tail", "--since", "last week"], "\"last week\" is not a time: write an age"),
         (["list", "--after", "12"], "is not EPOCH/SEQ"),
         (["list", "--limit", "1000000"], "use --after EPOCH/SEQ"),
     ] {

@@ -214,31 +214,6 @@ fn systemd_accepts_the_unit_and_rates_it_hardened() {
     assert!(ok, "{said}");
 }
 
-#[test]
-fn the_kubernetes_example_has_valid_configuration_and_probes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let yaml = std::fs::read_to_string(root.join("examples/kubernetes.yaml")).unwrap();
-    let block = yaml.split_once("gatepost.toml: |\n").unwrap().1.split_once("---").unwrap().0;
-    let config = gatepost::config::Config::parse(block, None, []).unwrap_or_else(|faults| panic!("{faults:#?}"));
-    assert_eq!(config.server.listen.port(), 8808);
-    assert!(yaml.contains(&format!("mountPath: {} }}", config.audit.dir.parent().unwrap().display())));
-    // The gateway cannot change the trail, and each replica has its own secret; the owner's is the job's alone.
-    assert!(!config.postgres.migrate);
-    let (statefulset, job) = yaml.split_once("kind: Job").unwrap();
-    assert!(statefulset.contains("subPathExpr: password-$(ORDINAL)") && statefulset.contains("://gateway_$(ORDINAL)@"));
-    let spec = statefulset.split_once("kind: StatefulSet").unwrap().1;
-    assert!(
-        job.contains("args: [migrate]") && job.contains("name: gatepost-owner") && !spec.contains("gatepost-owner")
-    );
-    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
-        let after = yaml.split_once(probe).unwrap().1;
-        assert!(
-            after.trim_start_matches(":\n").trim_start().starts_with(&format!("httpGet: {{ path: {path},")),
-            "{probe}"
-        );
-    }
-}
-
 /// The commands of the timer and of the `CronJob` get as far as the file of heads, which is not there.
 #[test]
 fn the_examples_of_retirement_are_valid_commands() {
@@ -267,8 +242,33 @@ fn the_image_runs_a_valid_command_and_not_as_root() {
     assert_eq!(args, ["serve", "--config", "/etc/gatepost/gatepost.toml"]);
     assert_eq!((line("USER "), line("VOLUME ")), ("10001:10001", "/var/lib/gatepost"));
     let toolchain = std::fs::read_to_string(packaged("../rust-toolchain.toml")).unwrap();
-    let version = line("FROM rust:").split('-').next().unwrap_or_default().to_owned();
-    assert!(file.lines().any(|line| line.starts_with("FROM debian:")) && toolchain.contains(&version));
-    let ops = gatepost::config::Config::default().ops.listen.unwrap();
-    assert!(file.contains(&format!("http://{ops}/readyz")));
+    let version = line("ARG BUILD_IMAGE=rust:").split('-').next().unwrap_or_default().to_owned();
+    assert!(line("ARG RUN_IMAGE=").starts_with("debian:") && toolchain.contains(&version));
+    // The probe is the gateway's own command, with the same configuration.
+    let probe: Vec<String> = serde_json::from_str(line("HEALTHCHECK ").split_once("CMD ").unwrap().1).unwrap();
+    assert_eq!(probe, ["/usr/bin/gatepost", "health", "--config", "/etc/gatepost/gatepost.toml"]);
+    assert!(stdout(&["health", "--help"]).contains("--config"));
+    // Both base images are arguments, which a release sets to digests.
+    for image in ["BUILD_IMAGE", "RUN_IMAGE"] {
+        let uses = file.lines().filter(|line| line.contains(&format!("${{{image}}}"))).count();
+        assert!(file.contains(&format!("\nARG {image}=")) && uses == 1, "{image}");
+    }
+    assert_eq!(file.lines().filter(|line| line.starts_with("FROM ")).count(), 2);
+}
+
+#[test]
+fn a_release_refuses_a_base_image_without_a_digest() {
+    let digest = format!("rust:1.95@sha256:{}", "0a".repeat(32));
+    for (build, run, refused) in [
+        ("", "", "BUILD_IMAGE is ''"),
+        ("rust:1.95-bookworm", &*digest, "BUILD_IMAGE is 'rust:1.95-bookworm'"),
+        ("rust@sha256:0a0a", &*digest, "BUILD_IMAGE is 'rust@sha256:0a0a'"),
+        (&*digest, "debian:bookworm-slim", "RUN_IMAGE is 'debian:bookworm-slim'"),
+    ] {
+        let mut command = Command::new(packaged("../scripts/release"));
+        let output = command.arg("--image").env("BUILD_IMAGE", build).env("RUN_IMAGE", run).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("release: {refused}, which has no digest: set it to ")), "{said}");
+    }
 }

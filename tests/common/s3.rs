@@ -29,6 +29,8 @@ pub struct Bucket {
     pub lock: Option<&'static str>,
     pub requests: usize,
     pub status: Option<u16>,
+    /// Lists from the beginning, whatever was listed before.
+    pub forgets_place: bool,
 }
 
 pub type SharedBucket = Arc<Mutex<Bucket>>;
@@ -72,8 +74,8 @@ async fn answer(
     if key.is_empty() {
         let url = url::Url::parse(&format!("http://x{uri}")).unwrap();
         let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
-        let after = &query["start-after"];
-        let mut found = bucket.objects.keys().filter(|key| *key > after && key.starts_with(&query["prefix"]));
+        let after = if bucket.forgets_place { "" } else { &query["start-after"] };
+        let mut found = bucket.objects.keys().filter(|key| key.as_str() > after && key.starts_with(&query["prefix"]));
         let found = found.next().map_or_else(String::new, |key| format!("<Contents><Key>{key}</Key></Contents>"));
         return format!("<?xml version=\"1.0\"?><ListBucketResult>{found}</ListBucketResult>").into_response();
     }

@@ -54,6 +54,11 @@ impl Tsa {
         Self { dir, url }
     }
 
+    /// The file with the certificate of its root.
+    pub fn root_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
     /// Says whether `openssl ts -verify` accepts the token as one of `data`.
     pub fn verifies(&self, token: &[u8], data: &[u8]) -> bool {
         let (token_file, data_file) = (self.dir.path().join("token"), self.dir.path().join("data"));

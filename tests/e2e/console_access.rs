@@ -67,7 +67,7 @@ async fn only_a_valid_token_with_the_role_opens_the_console() {
     let visitor = Visitor::new(&gatepost);
     let expired = token_with(&json!({"sub": "tester", "role": "auditor", "exp": 1_700_000_000}));
     let foreign = token_with(&json!({"sub": "tester", "role": "auditor", "aud": "another"}));
-    for path in PATHS {
+    for path in PATHS.into_iter().chain(["/console/docs/runbook"]) {
         let (status, shown) = visitor.get(path, &[]).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(!shown.contains("Pipeline") && !shown.contains("gateway/opened"), "{path}: {shown}");
@@ -312,6 +312,7 @@ async fn every_console_response_has_security_headers() {
     let (status, shown) = visitor.get_as("/console/records?limit=501", &token("auditor")).await;
     assert!(status == StatusCode::BAD_REQUEST && shown.contains("must be from 1 to 500"), "{shown}");
     assert_eq!(visitor.get("/console/nowhere", &[]).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(visitor.get_as("/console/docs/nowhere", &token("auditor")).await.0, StatusCode::NOT_FOUND);
 }
 
 const EVIL: &str = "</td><script>alert(document.domain)</script><img src=x onerror=alert(1)>\u{202e}";

@@ -48,6 +48,7 @@ mod clients_and_servers;
 mod conformance;
 mod console;
 mod console_access;
+mod console_sign_in;
 mod decoders;
 mod five_backends;
 mod harness;

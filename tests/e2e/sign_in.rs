@@ -21,7 +21,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// An `OpenID` provider with these options (see `provider.mjs`); its URL is the issuer.
-fn provider(options: &Value) -> Server {
+pub fn provider(options: &Value) -> Server {
     Server::start(Command::new(modern_node()).arg(script("provider.mjs")).arg(options.to_string()))
 }
 
@@ -67,7 +67,7 @@ fn callers(setup: &Setup) -> BTreeSet<(String, String)> {
     calls.map(|record| (text(&record, "client_issuer"), text(&record, "client_subject"))).collect()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

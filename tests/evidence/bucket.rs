@@ -90,4 +90,10 @@ async fn the_largest_checkpoint_is_found_in_a_few_requests() {
     }
     bucket.lock().objects.insert(key(5000), b"something".to_vec());
     assert!(anchor.largest(ORIGIN).await.is_err(), "it is no answer");
+    // A server that lists the same object again is not asked for ever.
+    bucket.lock().objects.remove(&key(5000));
+    bucket.lock().forgets_place = true;
+    let asked = tokio::time::timeout(Duration::from_secs(20), anchor.largest(ORIGIN)).await;
+    let error = asked.expect("an answer").unwrap_err().to_string();
+    assert!(error.contains("is not a checkpoint that this log signed"), "{error}");
 }

@@ -7,7 +7,7 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::common::gatepost::{Gatepost, Setup, token, write_secret};
+use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
 use crate::common::wait::{SOON, until_async};
 use crate::openid_provider::{CLIENT, Provider, SECRET, parameters};
 use crate::stub_issuer::SigningKey;
@@ -246,6 +246,13 @@ async fn an_id_token_that_is_not_the_answer_to_the_sign_in_is_refused() {
         assert!(!browser.is_signed_in() && !shown.contains(&token), "{shown}");
         assert!(status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE, "{status} {shown}");
     }
+    // One of another issuer whose tokens the gateway accepts.
+    let request = browser.start().await;
+    let nonce = &parameters(&request)["nonce"];
+    let foreign = token_with(&json!({ "sub": "ann", "role": "auditor", "aud": CLIENT, "nonce": nonce }));
+    let code = provider.approve_with(&request, Some(foreign));
+    let answer = browser.come_back(&request, &code).await;
+    is_refused(&browser, &answer, StatusCode::UNAUTHORIZED, "the ID token is from another issuer");
     let request = browser.start().await;
     let code = provider.approve_with(&request, None);
     let answer = browser.come_back(&request, &code).await;

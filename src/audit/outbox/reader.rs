@@ -53,6 +53,9 @@ pub struct OutboxStats {
     pub streams: Vec<StoredStream>,
     /// The number of calls that are open, or were open when the gateway crashed.
     pub intents: usize,
+    /// True if records of this outbox were delivered, as far as its newest file knows.
+    #[serde(default)]
+    pub has_delivered: bool,
 }
 
 impl StoredStream {
@@ -220,7 +223,14 @@ impl Reader {
     /// A file cannot be read.
     pub fn stats(&self) -> Result<OutboxStats, OutboxError> {
         let bytes = self.files.bytes();
-        let mut stats = OutboxStats { gateway_id: None, generations: 0, bytes, streams: Vec::new(), intents: 0 };
+        let mut stats = OutboxStats {
+            gateway_id: None,
+            generations: 0,
+            bytes,
+            streams: Vec::new(),
+            intents: 0,
+            has_delivered: false,
+        };
         for file in self.files.list() {
             stats.generations += 1;
             let Some((epoch, first, last)) = self.files.span(&file, self.purpose)? else { continue };
@@ -235,6 +245,7 @@ impl Reader {
         stats.gateway_id = Some(generation.meta()?.gateway_id);
         stats.intents = generation.intents()?.len();
         for (epoch, head) in generation.delivered()? {
+            stats.has_delivered |= head.seq > Seq::ZERO;
             if let Some(stream) = stats.streams.iter_mut().find(|stream| stream.epoch == epoch) {
                 stream.delivered = head.seq;
             }

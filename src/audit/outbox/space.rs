@@ -47,10 +47,10 @@ impl Space {
         self.used_bytes < self.max_bytes && !self.disk_full
     }
 
-    /// The used percentage of the quota; 100 if the disk is full.
+    /// The used percentage of the quota, at most 100. The disk may be full before the quota is.
     #[must_use]
     pub fn percent(self) -> u64 {
-        if self.has_room() { self.used_bytes.saturating_mul(100) / self.max_bytes.max(1) } else { 100 }
+        (self.used_bytes.saturating_mul(100) / self.max_bytes.max(1)).min(100)
     }
 }
 
@@ -111,7 +111,8 @@ impl Ballast {
         self.last_attempt = Some(Instant::now());
         self.disk_full = true;
         if held {
-            tracing::error!("disk of the outbox is full; no call begins until the backlog is delivered");
+            let path = self.path.display();
+            tracing::error!(%path, "the disk of the outbox is full; no call begins until it has room: free space on it");
             self.remove(fs);
         }
         held

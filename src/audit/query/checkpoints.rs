@@ -25,6 +25,17 @@ const COVERING: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log <=
 const BEFORE: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2 AND (c.epoch, c.seq) < ($3, $4)
     ORDER BY c.size DESC LIMIT 1";
 
+/// Checkpoints of a log that cover a record and have rows of anchors, the smallest first.
+const ANCHORED_FROM: &str =
+    "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2 AND (c.epoch, c.seq) >= ($3, $4)
+    AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size)
+    ORDER BY c.size LIMIT $5";
+
+/// Checkpoints of a log below a size that have rows of anchors, the largest first.
+const ANCHORED_BELOW: &str = "FROM {checkpoint} c WHERE c.gateway_id = $1 AND c.log = $2 AND c.size < $3
+    AND EXISTS (SELECT FROM {anchor} a WHERE a.gateway_id = c.gateway_id AND a.log = c.log AND a.size = c.size)
+    ORDER BY c.size DESC LIMIT $4";
+
 /// The confirmations of the checkpoints of these logs and sizes.
 const ANCHORS: &str = "SELECT log, size, anchor, kind, first_proof, first_at, last_proof, last_at FROM {anchor}
     WHERE gateway_id = $1 AND (log, size) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[])) ORDER BY anchor";
@@ -268,6 +279,41 @@ impl<'c> LogReading<'c> {
             Ok(((Epoch(number(0)?), Seq(number(1)?)), digest(row.try_get(2)?)))
         };
         rows.iter().map(row).collect()
+    }
+
+    /// At most `limit` checkpoints of the log that cover the record at `place` and have rows of anchors, the smallest
+    /// first. The rows prove nothing by themselves.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn anchored_from(
+        &mut self,
+        log: Epoch,
+        place: (Epoch, Seq),
+        limit: i64,
+    ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {ANCHORED_FROM}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0));
+        let query = query.bind(bigint(place.0.0)).bind(bigint(place.1.0)).bind(limit);
+        let rows = query.fetch_all(&mut *self.reading.transaction).await?;
+        self.with_anchors(rows).await
+    }
+
+    /// At most `limit` checkpoints of the log with fewer than `size` records that have rows of anchors, the largest
+    /// first.
+    ///
+    /// # Errors
+    /// As for [`LogReading::begin`].
+    pub async fn anchored_below(
+        &mut self,
+        log: Epoch,
+        size: u64,
+        limit: i64,
+    ) -> Result<Vec<StoredCheckpoint>, sqlx::Error> {
+        let sql = self.reading.sql(&format!("SELECT {COLUMNS} {ANCHORED_BELOW}"));
+        let query = sql::query(sql).bind(self.gateway_id.0).bind(bigint(log.0)).bind(bigint(size)).bind(limit);
+        let rows = query.fetch_all(&mut *self.reading.transaction).await?;
+        self.with_anchors(rows).await
     }
 
     /// The last checkpoint of the log that does not cover the record at `place`.

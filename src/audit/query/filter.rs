@@ -60,6 +60,15 @@ pub struct Filter {
     /// The session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// The issuer of the caller's token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The id of the caller's token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    /// The caller's address, with its port or without; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
     /// The gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway_id: Option<Uuid>,
@@ -122,6 +131,11 @@ impl Filter {
             && self.until_micros.is_none_or(|until| call.timestamp.micros() < until)
             && self.args.as_ref().is_none_or(|text| call.request_args.as_ref().is_some_and(|args| args.contains(text)))
             && is(self.session_id.as_ref(), call.session_id.as_deref())
+            && is(self.issuer.as_ref(), call.client_issuer.as_deref())
+            && is(self.token_id.as_ref(), call.token_id.as_deref())
+            && self.addr.as_ref().is_none_or(|addr| {
+                addr_patterns(addr).iter().any(|pattern| matches(pattern, call.client_addr.as_deref()))
+            })
             && self.gateway_id.is_none_or(|id| position.gateway_id.0 == id)
             // An outbox belongs to one gateway, and its order is that of the positions.
             && self.before.is_none_or(|key| (position.epoch.0, position.seq.0) < (key.epoch, key.seq))
@@ -143,6 +157,12 @@ pub enum WhoMatch {
 pub fn matched_by(who: &str, call: &Call) -> Option<WhoMatch> {
     let name = || matches(who, call.client_name.as_deref()).then_some(WhoMatch::Name);
     if matches(who, Some(&call.client_subject)) { Some(WhoMatch::Subject) } else { name() }
+}
+
+/// The patterns of an address: as it is, and with any port. *Spec*: `SocketAddr`, whose text a record has.
+pub(super) fn addr_patterns(addr: &str) -> [String; 2] {
+    let with_port = if addr.contains(':') { format!("[{addr}]:*") } else { format!("{addr}:*") };
+    [addr.to_owned(), with_port]
 }
 
 /// Returns true if `text` is `pattern`, in which `*` stands for any characters.
@@ -189,5 +209,23 @@ mod tests {
             assert!(!matches(pattern, Some(text)), "{pattern} {text}");
         }
         assert!(!matches("*", None), "NULL");
+    }
+
+    #[test]
+    fn an_address_is_found_with_and_without_its_port() {
+        let is_found = |addr: &str, text: &str| addr_patterns(addr).iter().any(|pattern| matches(pattern, Some(text)));
+        for (addr, text) in [
+            ("10.0.0.7", "10.0.0.7"),
+            ("10.0.0.7", "10.0.0.7:5000"),
+            ("10.0.0.7:5000", "10.0.0.7:5000"),
+            ("10.0.0.*", "10.0.0.7:5000"),
+            ("fe80::1", "[fe80::1]:5000"),
+            ("10.0.0.0/24", "10.0.0.0/24"),
+        ] {
+            assert!(is_found(addr, text), "{addr} {text}");
+        }
+        for (addr, text) in [("10.0.0.7", "10.0.0.70:5000"), ("10.0.0.7", "110.0.0.7"), ("fe80::1", "[fe80::10]:1")] {
+            assert!(!is_found(addr, text), "{addr} {text}");
+        }
     }
 }

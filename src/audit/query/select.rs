@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::filter::{Filter, READ, RESULT_BYTES_MAX};
+use super::filter::{Filter, READ, RESULT_BYTES_MAX, addr_patterns};
 use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
@@ -70,20 +70,22 @@ pub(super) async fn select_in(reading: &mut Reading<'_>, filter: &Filter) -> Res
 }
 
 pub(super) fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
+    exact_texts(sql, filter);
     let texts = [
-        (" AND client_role = ", &filter.role),
-        (" AND backend_name = ", &filter.backend),
-        (" AND method = ", &filter.method),
-        (" AND session_id = ", &filter.session_id),
-        (" AND 0 < strpos(request_args::text, ", &filter.args),
+        (&filter.who, &["client_subject", "client_name"][..]),
+        (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
+        (&filter.actor, &["actor_subject"]),
+        (&filter.resource, &["resource_uri"]),
     ];
-    for (clause, value) in texts {
-        if let Some(value) = value {
-            sql.push(clause).push_bind(value);
-            sql.push(if clause.contains('(') { ")" } else { "" });
+    for (pattern, columns) in texts {
+        if let Some(pattern) = pattern {
+            matches(sql, columns, &[pattern]);
         }
     }
-    matching_names(sql, filter);
+    if let Some(addr) = &filter.addr {
+        let [whole, with_port] = addr_patterns(addr);
+        matches(sql, &["client_addr"], &[&whole, &with_port]);
+    }
     if let Some(tool) = &filter.tool {
         // A tool's own name may contain a slash. A resource is found as a tool is.
         sql.push(" AND (tool_name = ").push_bind(tool).push(" OR resource_uri = ").push_bind(tool);
@@ -133,33 +135,38 @@ pub(super) fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
 }
 
-fn matching_names(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
+/// The conditions on texts that are compared as they are.
+fn exact_texts(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     let texts = [
-        (&filter.who, &["client_subject", "client_name"][..]),
-        (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
-        (&filter.actor, &["actor_subject"]),
-        (&filter.resource, &["resource_uri"]),
+        (" AND client_role = ", &filter.role),
+        (" AND backend_name = ", &filter.backend),
+        (" AND method = ", &filter.method),
+        (" AND session_id = ", &filter.session_id),
+        (" AND client_issuer = ", &filter.issuer),
+        (" AND token_id = ", &filter.token_id),
+        (" AND 0 < strpos(request_args::text, ", &filter.args),
     ];
-    for (pattern, columns) in texts {
-        if let Some(pattern) = pattern {
-            matches(sql, columns, pattern);
+    for (clause, value) in texts {
+        if let Some(value) = value {
+            sql.push(clause).push_bind(value);
+            sql.push(if clause.contains('(') { ")" } else { "" });
         }
     }
 }
 
-/// One of `columns` is `pattern`, in which `*` stands for any characters.
-fn matches(sql: &mut QueryBuilder<Postgres>, columns: &[&'static str], pattern: &str) {
-    // Without a star, an index can be used.
-    let like = pattern.contains('*').then(|| {
-        let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-        escaped.replace('*', "%")
-    });
-    for (idx, column) in columns.iter().enumerate() {
-        sql.push(if idx == 0 { " AND (" } else { " OR " }).push(*column);
-        match &like {
-            Some(like) => sql.push(" LIKE ").push_bind(like.clone()),
-            None => sql.push(" = ").push_bind(pattern),
-        };
+/// One of `columns` is one of `patterns`, in which `*` stands for any characters.
+fn matches(sql: &mut QueryBuilder<Postgres>, columns: &[&'static str], patterns: &[&str]) {
+    let mut clause = " AND (";
+    for (column, pattern) in columns.iter().flat_map(|column| patterns.iter().map(move |pattern| (column, pattern))) {
+        sql.push(clause).push(*column);
+        clause = " OR ";
+        // Without a star, an index can be used.
+        if pattern.contains('*') {
+            let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            sql.push(" LIKE ").push_bind(escaped.replace('*', "%"));
+        } else {
+            sql.push(" = ").push_bind((*pattern).to_owned());
+        }
     }
     sql.push(")");
 }

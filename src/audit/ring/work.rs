@@ -189,6 +189,10 @@ pub struct RingGauge {
 
 /// The outbox's fill level, as the scribe reports it to the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each limit is passed by itself, and readers of the status know them"
+)]
 pub struct OutboxCapacity {
     /// Bytes in use by undelivered records.
     pub used_bytes: u64,
@@ -198,6 +202,8 @@ pub struct OutboxCapacity {
     pub max_bytes: u64,
     /// True if the quota or the disk is used up.
     pub full: bool,
+    /// True if the disk is used up, whatever is left of the quota.
+    pub disk_full: bool,
     /// True if only calls and events are accepted, and refusals are only counted: the part of the quota that refusals
     /// may use is used up, or the disk is full.
     pub calls_only: bool,

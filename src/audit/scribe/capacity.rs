@@ -21,6 +21,7 @@ pub(super) fn log_change(before: Space, now: Space) {
             tracing::error!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox is {percent} % full");
         }
     }
+    // That the disk is full is logged where it is found.
     if now.has_room() && !before.has_room() {
         tracing::info!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox has room again");
     }
@@ -33,6 +34,7 @@ pub(super) fn of(space: Space) -> OutboxCapacity {
         kept_bytes: space.kept_bytes,
         max_bytes: space.max_bytes,
         full: !space.has_room(),
+        disk_full: space.disk_full,
         calls_only: space.disk_full || space.used_bytes >= space.max_bytes - space.max_bytes / CALLS_SHARE,
         over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / EVENTS_SHARE),
     }

@@ -14,6 +14,9 @@ use crate::config::Config;
 
 /// `gatepost audit accept`
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "gatepost audit accept [OPTIONS] --kind <KIND> --gateway <ID>\n       --reason <TEXT> --journal <FILE>"
+)]
 pub(super) struct Args {
     // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
     #[arg(help = "The kind of what verify reports, for example gap or lost_contents", long, value_name = "KIND", value_parser = kind)]

@@ -36,7 +36,7 @@ use crate::ops::export_line::{Shown, certificate_line};
 use crate::ops::proof::signed_note;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::record_ref;
-use crate::ops::time_arg::parse_time_arg;
+use crate::ops::time_arg::Zone;
 use crate::ops::trail::{TrailReader, failed};
 
 /// The format that the first line names. *Spec*: docs/evidence.md, "Certificates".
@@ -45,11 +45,6 @@ const FORMAT: &str = "gatepost.certificate.v1";
 /// `gatepost audit certify`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// The end of the range: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: i64,
     /// Prove that no record of this subject is missing: show these, and of all others who called [default: prove that
     /// no record at all is missing, show those that match, and of the others the hash]
     #[arg(long, value_name = "SUBJECT")]
@@ -63,6 +58,8 @@ pub(super) struct Args {
     /// The certificate: a new file
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 /// The first line of a certificate.
@@ -91,6 +88,8 @@ struct Range {
     /// `None`: the range begins with the log.
     from: Option<Witnessed>,
     to: Witnessed,
+    /// The checkpoints before the range that cannot be used.
+    refused: Refused,
 }
 
 /// The selection of records.
@@ -109,11 +108,12 @@ struct Counts {
     lost: u64,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
-    let mut filter = args.filter.filter();
+pub(super) async fn run(config: &Config, args: &Args, json: bool, zone: Zone) -> anyhow::Result<()> {
+    let mut filter = args.filter.filter(zone)?;
     let since = filter.since_micros.take().ok_or_else(|| usage("name the beginning of the range with --since"))?;
+    let until = filter.until_micros.take().ok_or_else(|| usage("name the end of the range with --until"))?;
     let gateway = filter.gateway_id.take();
-    if since >= args.until {
+    if since >= until {
         return Err(usage("the range is empty: --since must be before --until"));
     }
     if args.subject.as_ref().is_some_and(|subject| subject.len() > TEXT_BYTES_MAX) {
@@ -123,7 +123,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         return Err(usage("--subject shows all records of a person: give no other option that selects records"));
     }
     let policy = args.policy.as_deref().map(read_policy).transpose()?;
-    let (since, until) = (Timestamp::from_micros(since), Timestamp::from_micros(args.until));
+    let (since, until) = (Timestamp::from_micros(since), Timestamp::from_micros(until));
     let mut trail = trail::open(config).await?;
     let TrailReader::Postgres(connection) = &mut trail else {
         bail!("postgres.url is not set, and checkpoints are in Postgres");
@@ -206,14 +206,15 @@ impl Find<'_> {
                 self.until
             );
         };
-        let name = to.checkpoint.log;
+        let (name, mut refused) = (to.checkpoint.log, Refused::default());
         let from = self.nearest(&mut log, Some(name), (Side::Before, self.since), &mut refused).await?;
         let older = log.logs().await.map_err(error)?;
         if from.is_none()
             && self.log.is_none()
             && let Some(older) = older.into_iter().rfind(|older| *older < name)
         {
-            let last = self.nearest(&mut log, Some(older), (Side::Before, self.until), &mut refused).await?;
+            let mut ignored = Refused::default();
+            let last = self.nearest(&mut log, Some(older), (Side::Before, self.until), &mut ignored).await?;
             let first = match last {
                 Some(last) => format!("the first one with --log {older} and --until not after what was signed {last}"),
                 None => "and nothing can be certified of the first one, since no witness has signed it".to_owned(),
@@ -227,7 +228,7 @@ impl Find<'_> {
         if from.as_ref().is_some_and(|from| from.checkpoint.head.size > to.checkpoint.head.size) {
             bail!("the clocks of the witnesses differ by more than the range has: choose a longer one");
         }
-        Ok(Range { from, to })
+        Ok(Range { from, to, refused })
     }
 
     /// The nearest checkpoint on this side of a time that can be used, page after page until there is one or none is
@@ -308,6 +309,14 @@ impl std::fmt::Display for Witnessed {
 impl Range {
     fn first(&self) -> u64 {
         self.from.as_ref().map_or(0, |from| from.checkpoint.head.size)
+    }
+
+    /// The reason why a range begins with its log although witnesses signed checkpoints before it; `None` if they did
+    /// not.
+    fn refused_before(&self) -> Option<String> {
+        let nearest = self.refused.nearest.as_ref().filter(|_| self.from.is_none())?;
+        let count = plural(self.refused.count, "checkpoint");
+        Some(format!("{count} before the range cannot be used; the nearest one: {nearest:#}"))
     }
 
     fn records(&self) -> u64 {
@@ -426,7 +435,7 @@ fn report(args: &Args, range: &Range, asked: &Asked, counts: &Counts, json: bool
         return Ok(print(&json_line(&serde_json::json!({
             "origin": origin, "first": range.first(), "records": range.records(), "subject": asked.subject,
             "shown": counts.whole, "of_others": counts.who, "withheld": counts.hash, "lost": counts.lost,
-            "file": args.output,
+            "refused_before": range.refused_before(), "file": args.output,
         }))?)?);
     }
     let whose = asked.subject.as_ref().map_or_else(String::new, |subject| format!(" of {subject:?}"));
@@ -434,9 +443,11 @@ fn report(args: &Args, range: &Range, asked: &Asked, counts: &Counts, json: bool
         Some(from) => format!("after what was signed {from}"),
         None => "from the beginning of the log".to_owned(),
     };
+    let refused = range.refused_before();
+    let refused = refused.map_or_else(String::new, |text| format!("it begins with the log, since {text}\n"));
     Ok(print(&format!(
-        "no record{whose} is missing in {origin}, {begin}, up to what was signed {}\n{} from number {}: {} shown, {} shown \
-         to be of others, {} withheld\nwrote {file}\n",
+        "no record{whose} is missing in {origin}, {begin}, up to what was signed {}\n{refused}{} from number {}: {} shown, \
+         {} shown to be of others, {} withheld\nwrote {file}\n",
         range.to,
         plural(range.records(), "record"),
         range.first(),

@@ -13,11 +13,12 @@ use crate::audit::record::AuditRecord;
 use crate::audit::sink::postgres::registrar::{LockedRegistrar, registrar_id};
 use crate::cli::database;
 use crate::cli::output::{json_line, print};
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::Terminal;
 use crate::config::Config;
-use crate::escape::escape_hidden;
 use crate::ops::format::plural;
 use crate::ops::record_ref::EpochSeq;
+use crate::ops::time_arg::Zone;
 
 /// Decisions that are read at once. *Chosen*: as many as `audit query` prints.
 const PAGE: usize = 1000;
@@ -45,14 +46,28 @@ struct Replay {
     journal: PathBuf,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     match &args.command {
-        Command::List => list(config, json).await,
+        Command::List => list(config, json, terminal).await,
         Command::Replay(args) => replay(config, args).await,
     }
 }
 
-async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+/// The columns of the table of decisions.
+const COLUMNS: [Column; 10] = [
+    Column::new("SEQ", Kind::Fixed),
+    Column::new("TIME", Kind::Time),
+    Column::new("DECISION", Kind::Name),
+    Column { rank: 1, ..Column::new("KIND", Kind::Name) },
+    Column::new("GATEWAY", Kind::Id),
+    Column { rank: 2, ..Column::new("EPOCH", Kind::Fixed) },
+    Column { rank: 3, ..Column::new("FIRST", Kind::Time) },
+    Column { rank: 4, ..Column::new("LAST", Kind::Time) },
+    Column::new("BY", Kind::Name),
+    Column::new("REASON", Kind::Text),
+];
+
+async fn list(config: &Config, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let options = database::required_reader(config, ", so there are no decisions")?;
     let mut connection = database::connect(&options).await?;
     let gateway_id = Some(registrar_id(&mut connection).await.map_err(with_remedy)?.0);
@@ -66,30 +81,27 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
             if json {
                 print(&json_line(record)?)?;
             } else {
-                rows.push(row(record));
+                rows.push(row(record, terminal.zone));
             }
         }
     }
     if !json {
-        print(&table(
-            &["SEQ", "TIME", "DECISION", "KIND", "GATEWAY", "EPOCH", "FIRST", "LAST", "BY", "REASON"],
-            &rows,
-        ))?;
+        print(&table(&COLUMNS, rows, terminal))?;
     }
     Ok(())
 }
 
 /// The members that every decision has, and those by which it names its place: a range of seqs or of times, or a hold.
-fn row(record: &AuditRecord) -> Vec<String> {
+fn row(record: &AuditRecord, zone: Zone) -> Vec<String> {
     let call = &record.entry.call;
     let details: serde_json::Value =
         call.request_args.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let text = |names: &[&str]| match names.iter().find_map(|name| details.get(name).filter(|it| !it.is_null())) {
         None => String::new(),
-        Some(serde_json::Value::String(text)) => escape_hidden(text).into_owned(),
+        Some(serde_json::Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    let mut row = vec![record.position.seq.to_string(), call.timestamp.to_string(), call.method.to_string()];
+    let mut row = vec![record.position.seq.to_string(), zone.rfc_3339(call.timestamp), call.method.to_string()];
     row.extend([text(&["kind"]), text(&["gateway"]), text(&["epoch"]), text(&["first", "since", "hold"])]);
     row.extend([text(&["last", "until"]), text(&["by"]), text(&["reason"])]);
     row

@@ -19,17 +19,15 @@ use crate::config::Config;
 use crate::counts::plural;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::record_ref;
-use crate::ops::time_arg::parse_time_arg;
+use crate::ops::time_arg::Zone;
 use crate::ops::trail::{TrailReader, failed};
 
 /// `gatepost audit export`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gatepost audit export --since 2026-11-01 --until 2026-12-01 --output november\n  gatepost audit export --who alice --format csv > alice.csv"
+)]
 pub(super) struct Args {
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// Only records before this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp [default: now]
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: Option<i64>,
     /// Output format: JSON lines, or CSV with the columns of the table
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "jsonl")]
     format: Format,
@@ -45,9 +43,11 @@ pub(super) struct Args {
     /// Only records after this one, printed when an export to standard output is broken off
     #[arg(long, value_name = "GATEWAY/EPOCH/SEQ", value_parser = parse_position, conflicts_with = "output")]
     after: Option<(Uuid, u64, u64)>,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, zone: Zone) -> anyhow::Result<()> {
     let layout = Layout { format: args.format, raw: args.raw };
     if json && args.format == Format::Csv {
         return Err(usage("--json and --format csv are mutually exclusive; give one"));
@@ -55,7 +55,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     if args.raw && args.format != Format::Csv {
         return Err(usage("--raw is for --format csv: JSON lines contain all text unchanged"));
     }
-    let own = Filter { until_micros: args.until, ..args.filter.filter() };
+    let own = args.filter.filter(zone)?;
     if args.resume && own != Filter::default() {
         return Err(usage("--resume continues the export with its own options: give no others"));
     }

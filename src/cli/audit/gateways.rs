@@ -12,7 +12,8 @@ use crate::audit::sink::postgres::gateways::{Lease, RegisteredGateway, close, re
 use crate::audit::sink::postgres::registrar::{CLOSED, LockedRegistrar};
 use crate::cli::database;
 use crate::cli::output::{json_line, print, print_error};
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::Terminal;
 use crate::config::Config;
 use crate::escape::escape_hidden;
 
@@ -35,6 +36,7 @@ enum Command {
 
 /// `gatepost audit gateways close`
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "gatepost audit gateways close [OPTIONS] --reason <TEXT>\n       --journal <FILE> <ID>")]
 struct Close {
     /// The gateway's id
     #[arg(value_name = "ID")]
@@ -73,7 +75,7 @@ struct JsonGateway<'a> {
     lease_until: Option<&'a str>,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     if let Command::Close(args) = &args.command {
         return close_gateway(config, args, json).await;
     }
@@ -105,10 +107,17 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         };
         gateways.iter().map(line).collect()
     } else {
-        table(
-            &["GATEWAY", "ROLE", "REGISTERED", "BY", "MAY DELIVER", "LEASE", "EPOCH", "UNTIL"],
-            &gateways.iter().map(row).collect::<Vec<_>>(),
-        )
+        let columns = [
+            Column::new("GATEWAY", Kind::Id),
+            Column::new("ROLE", Kind::Name),
+            Column { rank: 2, ..Column::new("REGISTERED", Kind::Time) },
+            Column { rank: 3, ..Column::new("BY", Kind::Name) },
+            Column::new("MAY DELIVER", Kind::Fixed),
+            Column::new("LEASE", Kind::Fixed),
+            Column { rank: 1, ..Column::new("EPOCH", Kind::Fixed) },
+            Column { rank: 4, ..Column::new("UNTIL", Kind::Time) },
+        ];
+        table(&columns, gateways.iter().map(row).collect(), terminal)
     };
     Ok(print(&shown)?)
 }
@@ -131,9 +140,8 @@ async fn close_gateway(config: &Config, args: &Close, json: bool) -> anyhow::Res
 fn row(gateway: &RegisteredGateway) -> Vec<String> {
     let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver, .. } = gateway;
     let may_deliver = if *may_deliver { "yes" } else { "no" };
-    let text = |text: &str| escape_hidden(text).into_owned();
     let epoch = gateway.lease_epoch.map_or_else(String::new, |epoch| epoch.to_string());
-    let mut row = vec![gateway_id.to_string(), text(owner_role), registered_at.clone(), text(registered_by)];
+    let mut row = vec![gateway_id.to_string(), owner_role.clone(), registered_at.clone(), registered_by.clone()];
     row.extend([may_deliver.to_owned(), gateway.lease.as_str().to_owned(), epoch]);
     row.push(gateway.lease_until.clone().unwrap_or_default());
     row

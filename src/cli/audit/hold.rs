@@ -10,11 +10,12 @@ use crate::audit::record::{AuditRecord, Entry, GatewayId, Seq, Timestamp};
 use crate::audit::sink::postgres::holds::{Hold, Lifted, holds, locked_holds};
 use crate::audit::sink::postgres::registrar::{HOLD, LIFTED, LockedRegistrar, entry, registrar_id};
 use crate::cli::database;
+use crate::cli::filter_args::micros;
 use crate::cli::output::{json_line, print};
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::Terminal;
 use crate::config::Config;
-use crate::escape::escape_hidden;
-use crate::ops::time_arg::parse_time_arg;
+use crate::ops::time_arg::TimeArg;
 
 /// `gatepost audit hold`
 #[derive(Debug, clap::Args)]
@@ -39,18 +40,19 @@ struct Add {
     /// Hold records of this gateway [default: of all]
     #[arg(long, value_name = "ID")]
     gateway: Option<Uuid>,
-    /// Hold records since this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp [default: all]
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    since: Option<i64>,
-    /// Hold records before this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp [default: all later ones]
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: Option<i64>,
+    /// Hold records since this time, written as for audit query [default: all]
+    #[arg(long, value_name = "TIME")]
+    since: Option<TimeArg>,
+    /// Hold records before this time [default: all later ones]
+    #[arg(long, value_name = "TIME")]
+    until: Option<TimeArg>,
     #[command(flatten)]
     decision: DecisionArgs,
 }
 
 /// `gatepost audit hold lift`
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "gatepost audit hold lift [OPTIONS] --reason <TEXT>\n       --journal <FILE> <NUMBER>")]
 struct Lift {
     /// The number of the hold, as gatepost audit hold list prints it
     #[arg(value_name = "NUMBER")]
@@ -67,20 +69,22 @@ struct JsonHold<'a> {
     hold: &'a Hold,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     match &args.command {
-        Command::List => list(config, json).await,
+        Command::List => list(config, json, terminal).await,
         Command::Add(args) => {
+            let since = micros("--since", args.since, terminal.zone)?;
+            let until = micros("--until", args.until, terminal.zone)?;
             anyhow::ensure!(
-                args.since.zip(args.until).is_none_or(|(since, until)| since < until),
+                since.zip(until).is_none_or(|(since, until)| since < until),
                 "--since is not before --until: the hold would keep nothing"
             );
             let (by, uid) = args.decision.author();
             let hold = Hold {
                 kind: "hold".to_owned(),
                 gateway: args.gateway.map(GatewayId),
-                since: args.since.map(Timestamp::from_micros),
-                until: args.until.map(Timestamp::from_micros),
+                since: since.map(Timestamp::from_micros),
+                until: until.map(Timestamp::from_micros),
                 reason: args.decision.reason().to_owned(),
                 by: by.clone(),
                 uid,
@@ -124,7 +128,7 @@ async fn record(
     Ok(())
 }
 
-async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
+async fn list(config: &Config, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let options = database::required_reader(config, ", so there are no holds")?;
     let mut connection = database::connect(&options).await?;
     let registrar = registrar_id(&mut connection).await.map_err(with_remedy)?;
@@ -135,11 +139,18 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
         return Ok(print(&lines?)?);
     }
     let row = |(number, hold): (&Seq, &Hold)| {
-        let time = |time: Option<Timestamp>| time.map_or_else(String::new, |time| time.to_string());
+        let time = |time: Option<Timestamp>| time.map_or_else(String::new, |time| terminal.zone.rfc_3339(time));
         let gateway = hold.gateway.map_or_else(|| "all".to_owned(), |gateway| gateway.to_string());
-        let [by, reason] = [&hold.by, &hold.reason].map(|text| escape_hidden(text).into_owned());
+        let (by, reason) = (hold.by.clone(), hold.reason.clone());
         vec![number.to_string(), gateway, time(hold.since), time(hold.until), by, reason]
     };
-    let rows: Vec<_> = holds.iter().map(row).collect();
-    Ok(print(&table(&["HOLD", "GATEWAY", "SINCE", "UNTIL", "BY", "REASON"], &rows))?)
+    let columns = [
+        Column::new("HOLD", Kind::Fixed),
+        Column::new("GATEWAY", Kind::Id),
+        Column::new("SINCE", Kind::Time),
+        Column::new("UNTIL", Kind::Time),
+        Column::new("BY", Kind::Name),
+        Column::new("REASON", Kind::Text),
+    ];
+    Ok(print(&table(&columns, holds.iter().map(row).collect(), terminal))?)
 }

@@ -7,20 +7,19 @@ use crate::audit::query::{Filter, PageKey, WhoMatch, matched_by};
 use crate::cli::filter_args::FilterArgs;
 use crate::cli::output::{json_lines, print, print_error};
 use crate::cli::record_view::records_table;
+use crate::cli::table_args::TableArgs;
+use crate::cli::terminal::Terminal;
 use crate::cli::trail;
 use crate::config::Config;
 use crate::ops::page_key::{page_key, parse_page_key};
 use crate::ops::read_log::ReadCommand;
-use crate::ops::time_arg::parse_time_arg;
 
 /// `gatepost audit query`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gatepost audit query --status denied --since yesterday\n  gatepost audit query --who \"alice*\" --since \"2026-11-24 09:00\" --local\n  gatepost audit query --columns time,who,target,client_addr --limit 500"
+)]
 pub(super) struct Args {
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// Only records before this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: Option<i64>,
     /// Only the record of the call with this request id
     #[arg(long, value_name = "ID")]
     request_id: Option<Uuid>,
@@ -30,20 +29,24 @@ pub(super) struct Args {
     /// Most records to print, up to 10000
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = parse_limit)]
     limit: usize,
+    #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
+    args.table.check(json)?;
     let filter = Filter {
-        until_micros: args.until,
         request_id: args.request_id,
         before: args.before,
         limit: args.limit,
-        ..args.filter.filter()
+        ..args.filter.filter(terminal.zone)?
     };
     let mut trail = trail::open(config).await?;
     let records = trail.records(filter.clone()).await?;
     trail::record_read(config, &trail, ReadCommand::Query, Some(&filter), records.len() as u64).await?;
-    print(&if json { json_lines(&records)? } else { records_table(&records) })?;
+    print(&if json { json_lines(&records)? } else { records_table(&records, &args.table, terminal) })?;
     if let Some(who) = &filter.who {
         let named = records.iter().filter(|record| matched_by(who, &record.entry.call) == Some(WhoMatch::Name)).count();
         print_error(&format!("--who matched the subject of {}, the name of {named}", records.len() - named));

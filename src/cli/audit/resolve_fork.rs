@@ -21,6 +21,9 @@ const HEADS_BYTES_MAX: u64 = 80 << 20;
 
 /// `gatepost audit resolve-fork`
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "gatepost audit resolve-fork [OPTIONS] --heads <FILE>\n       --reason <TEXT> --journal <FILE>"
+)]
 pub(super) struct Args {
     /// Output of gatepost outbox heads, run on the gateway's machine after the other writer was stopped
     #[arg(long, value_name = "FILE")]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
+use super::confirmed::ConfirmedCheckpoints;
 use super::decision_args::{DecisionArgs, commit_with_journal, with_remedy};
 use super::journal::Journal;
 use super::month::Month;
 use super::registrar_log;
-use crate::audit::query::{Filter, Pager};
+use crate::audit::query::{Filter, Pager, signing_gateways};
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition};
 use crate::audit::retired::{RETIRED_METHOD, Retired, Retirement};
 use crate::audit::sink::SinkError;
@@ -19,7 +20,7 @@ use crate::audit::sink::postgres::Connection;
 use crate::audit::sink::postgres::holds::locked_holds;
 use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar, accepted, entry, registrar_id};
 use crate::audit::sink::postgres::retire::{
-    Removal, confirmed_logs, first_kept_epoch, foreign_rows, hash_at, is_busy, keep_policies, server_time,
+    Removal, first_kept_epoch, foreign_rows, hash_at, is_busy, keep_policies, server_time,
 };
 use crate::audit::verify::StreamHead;
 use crate::cli::database;
@@ -36,6 +37,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// `gatepost audit retire`
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "gatepost audit retire [OPTIONS] --heads <FILE> --reason <TEXT>\n       --journal <FILE> <--before <MONTH>|--older-than <AGE>>\n       <--export <DIR>|--without-export>"
+)]
 #[command(group = clap::ArgGroup::new("cut").required(true).args(["before", "older_than"]))]
 #[command(group = clap::ArgGroup::new("copy").required(true).args(["export", "without_export"]))]
 pub(super) struct Args {
@@ -58,10 +62,10 @@ pub(super) struct Args {
     #[arg(long)]
     without_export: bool,
     /// Longest time that deliveries wait for a lock of this command
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     lock_timeout: Duration,
     /// Time for which locks are tried again, for example behind a long report
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Print what would be retired, and change nothing
     #[arg(long)]
@@ -127,7 +131,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     }
     heads.check(&mut connection, &retirement).await?;
     if !args.unanchored {
-        check_anchored(&mut connection, &retirement, config.evidence.origin.is_some()).await?;
+        check_anchored(&mut connection, config, &retirement).await?;
     }
     let mut kept = BTreeMap::new();
     for gateway in retirement.gateways() {
@@ -185,29 +189,19 @@ async fn check_holds(registrar: &mut LockedRegistrar<'_>, cut: Month) -> anyhow:
 }
 
 /// Checks that an anchor has confirmed a checkpoint over the records of each gateway that signs checkpoints, or of all
-/// if `is_configured`: once records are gone, only that shows what they were.
-async fn check_anchored(
-    connection: &mut Connection,
-    retirement: &Retirement,
-    is_configured: bool,
-) -> anyhow::Result<()> {
-    let mut logs = BTreeMap::new();
-    for gateway in retirement.gateways() {
-        logs.insert(gateway, confirmed_logs(connection, gateway).await.map_err(with_remedy)?);
-    }
-    for (gateway, epoch, end) in retirement.ends() {
-        let logs = logs.get(&gateway).map_or(&[][..], Vec::as_slice);
-        let confirmed = logs.iter().rfind(|log| log.log <= epoch).and_then(|log| log.last);
-        let is_needed = is_configured || !logs.is_empty();
-        if is_needed && confirmed.is_none_or(|last| last < (epoch, end.seq)) {
-            let last = confirmed.map_or_else(|| "none".to_owned(), |(epoch, seq)| format!("{epoch}/{seq}"));
-            bail!(
-                "no witness or other anchor has confirmed a checkpoint over record {epoch}/{} of gateway {gateway}, which \
-                 would be retired (the last one that is confirmed: {last}); nothing was retired. Wait until the anchors \
-                 have signed (alarm evidence_unanchored), name an earlier month, or give --unanchored: then nothing \
-                 outside of this database shows that these records existed",
-                end.seq
-            );
+/// if evidence is configured: once records are gone, only that shows what they were.
+async fn check_anchored(connection: &mut Connection, config: &Config, retirement: &Retirement) -> anyhow::Result<()> {
+    let signing = signing_gateways(connection).await.map_err(|error| failed("read the checkpoints", error))?;
+    let mut confirmed = None;
+    for (gateway_id, epoch, end) in retirement.ends() {
+        if config.evidence.origin.is_some() || signing.contains(&gateway_id) {
+            let confirmed = match &mut confirmed {
+                Some(confirmed) => confirmed,
+                none => none.insert(ConfirmedCheckpoints::new(config)?),
+            };
+            let (seq, hash, prev_hash) = (end.seq, end.hash, Digest::ZERO);
+            let record = StreamPosition { gateway_id, epoch, seq, prev_hash, hash };
+            confirmed.check(connection, &record).await?;
         }
     }
     Ok(())

@@ -6,6 +6,8 @@ use anyhow::bail;
 
 use crate::cli::output::{json_lines, print};
 use crate::cli::record_view::{Arguments, record_fields, records_table};
+use crate::cli::table_args::TableArgs;
+use crate::cli::terminal::Terminal;
 use crate::cli::trail;
 use crate::config::Config;
 use crate::escape::escape_hidden;
@@ -25,7 +27,7 @@ pub(super) struct Args {
     neighbours: u64,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let filter = parse_record_ref(&args.id).map_err(anyhow::Error::msg)?;
     let mut trail = trail::open(config).await?;
     let calls = trail.call_details(&filter, args.neighbours).await?;
@@ -33,10 +35,10 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         bail!("no record {} in the trail; for records that are not delivered yet use gatepost outbox show", args.id);
     }
     trail::record_read(config, &trail, ReadCommand::Show, Some(&filter), calls.len() as u64).await?;
-    Ok(print(&if json { json_lines(&calls)? } else { calls.iter().map(text).collect() })?)
+    Ok(print(&if json { json_lines(&calls)? } else { calls.iter().map(|call| text(call, terminal)).collect() })?)
 }
 
-fn text(call: &CallDetails) -> String {
+fn text(call: &CallDetails, terminal: Terminal) -> String {
     let CallDetails { record, quarantined, rule, neighbours, same_call, .. } = call;
     let mut out = format!("{}\n\n", escape_hidden(&headline(record)));
     out += &record_fields(record, Arguments::Indented);
@@ -48,7 +50,7 @@ fn text(call: &CallDetails) -> String {
     }
     for (records, title) in [(neighbours, "in its stream"), (same_call, "requests of the same call")] {
         if !records.is_empty() {
-            write!(out, "\n{title}:\n{}", records_table(records)).ok();
+            write!(out, "\n{title}:\n{}", records_table(records, &TableArgs::default(), terminal)).ok();
         }
     }
     out.push('\n');

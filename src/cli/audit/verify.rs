@@ -18,16 +18,18 @@ use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::sink::postgres::Connection;
 use crate::audit::verify::{Expect, HeadSource, Heads, Options, Report, Selection, StreamHead, Verdict};
 use crate::cli::exit::{CommandError, usage};
+use crate::cli::filter_args::micros;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_line, print};
 use crate::cli::progress::Progress;
+use crate::cli::terminal::Terminal;
 use crate::cli::witness::read_policy;
 use crate::cli::{slots, trail};
 use crate::config::Config;
 use crate::counts::plural;
 use crate::ops::protocol::{CheckRequest, Question};
 use crate::ops::read_log::ReadCommand;
-use crate::ops::time_arg::parse_time_arg;
+use crate::ops::time_arg::{TimeArg, Zone};
 use crate::ops::trail::{TrailReader, failed};
 use crate::ops::trail_check::FAULTS_MAX;
 
@@ -56,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "policy")]
     checkpoint: Vec<PathBuf>,
     /// Time in which what is missing at the end of a stream may still arrive, for example 90s
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
     settle: Duration,
     /// Check only the streams of this gateway, and their neighbours
     #[arg(long, value_name = "ID")]
@@ -64,12 +66,12 @@ pub(super) struct Args {
     /// Check only this epoch, and its neighbours
     #[arg(long, value_name = "EPOCH")]
     epoch: Option<u64>,
-    /// Check only from the first record since this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    since: Option<i64>,
-    /// Check only up to the last record before this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
-    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
-    until: Option<i64>,
+    /// Check only from the first record since this time, written as for audit query
+    #[arg(long, value_name = "TIME")]
+    since: Option<TimeArg>,
+    /// Check only up to the last record before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<TimeArg>,
     /// Most faults, and most unproven parts, to list; all are counted
     #[arg(long, value_name = "COUNT", default_value_t = 100,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=FAULTS_MAX as u64))]
@@ -88,13 +90,13 @@ struct JsonReport<'a> {
 }
 
 impl Args {
-    fn selection(&self) -> Selection {
-        Selection {
+    fn selection(&self, zone: Zone) -> anyhow::Result<Selection> {
+        Ok(Selection {
             gateway: self.gateway.map(GatewayId),
             epoch: self.epoch.map(Epoch),
-            since: self.since.map(Timestamp::from_micros),
-            until: self.until.map(Timestamp::from_micros),
-        }
+            since: micros("--since", self.since, zone)?.map(Timestamp::from_micros),
+            until: micros("--until", self.until, zone)?.map(Timestamp::from_micros),
+        })
     }
 
     /// The heads in the files of `--expect`.
@@ -109,18 +111,19 @@ impl Args {
     }
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let expected = args.expected()?;
+    let selection = args.selection(terminal.zone)?;
     let mut trail = trail::open(config).await?;
     let mut progress = Progress::new();
     let report = match &mut trail {
         TrailReader::Postgres(connection) => {
             let checkpoints = args.checkpoints(connection).await?;
-            let snapshot = TrailSnapshot::begin(connection, args.selection()).await;
+            let snapshot = TrailSnapshot::begin(connection, selection).await;
             let snapshot = snapshot.map_err(|error| failed("read the trail", error))?;
             in_postgres(config, args, (&expected, checkpoints), snapshot, &mut progress).await
         }
-        TrailReader::Outbox(outbox) => in_outbox(args, expected.clone(), outbox).await,
+        TrailReader::Outbox(outbox) => in_outbox(args, selection, expected.clone(), outbox).await,
     };
     progress.clear();
     let report = report?;
@@ -131,7 +134,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         let columns_in_no_hash = if report.is_of_postgres() { &UNBOUND_COLUMNS[..] } else { &[] };
         json_line(&JsonReport { report: &report, exit_code: code, conclusion, columns_in_no_hash })?
     } else {
-        text::text(&report, &UNBOUND_COLUMNS, &conclusion)
+        text::text(&report, &UNBOUND_COLUMNS, &conclusion, terminal)
     };
     // The exit code has the verdict even if the report has no reader.
     let printed = print(&shown);
@@ -192,16 +195,21 @@ impl Args {
     }
 }
 
-async fn in_outbox(args: &Args, expected: Vec<StreamHead>, outbox: &OutboxClient) -> anyhow::Result<Report> {
+async fn in_outbox(
+    args: &Args,
+    selection: Selection,
+    expected: Vec<StreamHead>,
+    outbox: &OutboxClient,
+) -> anyhow::Result<Report> {
     if args.policy.is_some() {
         return Err(usage("--policy needs a trail in Postgres, where checkpoints are"));
     }
-    if args.selection().has_times() {
+    if selection.has_times() {
         return Err(usage("--since and --until need a trail in Postgres; an outbox is checked by --epoch"));
     }
     let request = CheckRequest {
         findings_max: args.faults,
-        selection: args.selection(),
+        selection,
         heads: (!args.expect.is_empty()).then_some(expected),
         strict: args.strict,
         settle_seconds: args.settle.as_secs(),

@@ -6,17 +6,22 @@ use crate::cli::exit::{CommandError, usage};
 use crate::cli::global_args::GlobalArgs;
 use crate::cli::output::{json_line, print};
 use crate::cli::slots;
+use crate::config::Config;
 use crate::counts::plural;
 
 /// `gatepost evidence new-log`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    global: GlobalArgs,
+    pub(super) global: GlobalArgs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let config = args.global.load()?;
+    let (config, file) = args.global.load()?;
+    mark(&config, args.global.json).map_err(|error| file.explain(error))
+}
+
+fn mark(config: &Config, json: bool) -> anyhow::Result<()> {
     let dir = &config.audit.dir;
     let no_outbox = |what: &str| {
         CommandError::NoOutbox(format!(
@@ -44,7 +49,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ),
         error => error.into(),
     })?;
-    if args.global.json {
+    if json {
         return Ok(print(&json_line(&serde_json::json!({ "dir": outbox.display().to_string() }))?)?);
     }
     Ok(print(&format!(

@@ -17,6 +17,7 @@ use crate::cli::global_args::GlobalArgs;
 use crate::cli::output::{json_line, print, print_error};
 use crate::cli::{notary, slots};
 use crate::config::Config;
+use crate::counts::plural;
 use crate::escape::escape_hidden;
 use crate::evidence::key::VerifierKey;
 use crate::evidence::note::Note;
@@ -35,8 +36,8 @@ const HEAD: &str = "\
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    global: GlobalArgs,
-    /// Only logs of this gateway; may be given several times
+    pub(super) global: GlobalArgs,
+    /// Only logs of this gateway; may be repeated
     #[arg(long = "gateway", value_name = "ID")]
     gateways: Vec<uuid::Uuid>,
     /// Only the log with this name
@@ -82,7 +83,7 @@ struct Log {
 }
 
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
-    let config = args.global.load()?;
+    let (config, _) = args.global.load()?;
     let Some(signer) = notary::signer(&config)? else {
         return Err(usage("evidence.origin is not set, so nothing is signed; name the configuration with --config"));
     };
@@ -159,7 +160,7 @@ fn push_log(text: &mut String, signer: &Signer, log: &Log, registrar: Option<Gat
         push_keys(text, &keys)?;
         return Ok(true);
     };
-    write!(text, "\n# {party} {gateway}, log from epoch {first}: {} records are signed.\n", stored.size)?;
+    write!(text, "\n# {party} {gateway}, log from epoch {first}: {} signed.\n", plural(stored.size, "record"))?;
     if !is_signed(&keys, &stored.last) {
         let signers = signers(&stored.last);
         write!(

@@ -16,6 +16,7 @@ use crate::ops::csv::{self, CellText};
 use crate::ops::format::plural;
 use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
+use crate::ops::time_arg::Zone;
 
 /// The format of a record. Doc comments on the variants would make clap print the command's help in its long layout,
 /// unlike the help of the other commands.
@@ -30,8 +31,6 @@ enum Format {
 /// `gatepost outbox export`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    selection: Selection,
     /// Output format: JSON lines, or CSV with the columns of the table
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "jsonl")]
     format: Format,
@@ -47,6 +46,8 @@ pub(super) struct Args {
     /// Most records to export [default: all]
     #[arg(long, value_name = "COUNT")]
     limit: Option<u64>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Args {
@@ -82,11 +83,19 @@ fn parent(output: &Path) -> &Path {
     output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-pub(super) async fn run(dir: &Path, outboxes: &[OutboxClient], args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(
+    dir: &Path,
+    outboxes: &[OutboxClient],
+    args: &Args,
+    json: bool,
+    zone: Zone,
+) -> anyhow::Result<()> {
     args.check(dir, json)?;
+    let filter = args.selection.filter(1, zone)?;
+    let question = Question::Scan { filter, after: args.after, limit: args.limit };
     let Some(output) = &args.output else {
         let mut out = BufWriter::new(io::stdout().lock());
-        write(outboxes, args, &mut out, &|error| OutputError::new(error).into()).await?.report();
+        write(outboxes, args, &question, &mut out, &|error| OutputError::new(error).into()).await?.report();
         return Ok(());
     };
     let mut temporary = output.clone().into_os_string();
@@ -95,7 +104,7 @@ pub(super) async fn run(dir: &Path, outboxes: &[OutboxClient], args: &Args, json
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = BufWriter::new(file.with_context(|| format!("cannot create {}", temporary.display()))?);
     let failed = |error| anyhow::Error::new(error).context(format!("cannot write {}", temporary.display()));
-    let exported = match write(outboxes, args, &mut file, &failed).await {
+    let exported = match write(outboxes, args, &question, &mut file, &failed).await {
         Ok(exported) => finish(&file, &temporary, output)
             .with_context(|| format!("cannot write {}", output.display()))
             .map(|()| exported),
@@ -138,10 +147,10 @@ impl Exported {
 async fn write(
     outboxes: &[OutboxClient],
     args: &Args,
+    question: &Question,
     out: &mut dyn Write,
     failed: &dyn Fn(io::Error) -> anyhow::Error,
 ) -> anyhow::Result<Exported> {
-    let question = Question::Scan { filter: args.selection.filter(1), after: args.after, limit: args.limit };
     let mut exported = Exported::default();
     let cells = if args.raw { CellText::Exact } else { CellText::SafeInSpreadsheets };
     if args.format == Format::Csv {
@@ -149,7 +158,7 @@ async fn write(
     }
     for client in outboxes {
         client
-            .each(&question, &mut |line| match line {
+            .each(question, &mut |line| match line {
                 Line::Record(record) => {
                     exported.records += 1;
                     let line = match args.format {

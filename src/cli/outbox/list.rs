@@ -6,16 +6,19 @@ use crate::audit::record::{AuditRecord, Call};
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_lines, print, print_error};
 use crate::cli::record_view::records_table;
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::table_args::TableArgs;
+use crate::cli::terminal::Terminal;
 use crate::ops::format::target;
 use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
 
 /// `gatepost outbox list`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gatepost outbox list --dir /var/lib/gatepost/gatepost-data\n  gatepost outbox list --after 1/512 --limit 100"
+)]
 pub(super) struct Args {
-    #[command(flatten)]
-    selection: Selection,
     /// Most records to print, up to 10000; use export for more
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = parse_limit)]
     limit: usize,
@@ -25,6 +28,10 @@ pub(super) struct Args {
     /// Print calls that are open, or were open when the gateway died, instead of records
     #[arg(long, conflicts_with = "after")]
     intents: bool,
+    #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Args {
@@ -41,12 +48,13 @@ fn parse_limit(text: &str) -> Result<usize, String> {
     })
 }
 
-pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
+    args.table.check(json)?;
     if args.intents {
         let intents: Vec<Call> = client.all(&Question::Intents).await?;
-        return Ok(print(&if json { json_lines(&intents)? } else { intents_table(&intents) })?);
+        return Ok(print(&if json { json_lines(&intents)? } else { intents_table(&intents, terminal) })?);
     }
-    let filter = args.selection.filter(args.limit);
+    let filter = args.selection.filter(args.limit, terminal.zone)?;
     let question = match args.after {
         None => Question::Records { filter },
         after => Question::Scan { filter, after, limit: u64::try_from(args.limit).ok() },
@@ -65,7 +73,7 @@ pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyho
             _ => Err(UnexpectedLineError.into()),
         })
         .await?;
-    print(&if json { json_lines(&records)? } else { records_table(&records) })?;
+    print(&if json { json_lines(&records)? } else { records_table(&records, &args.table, terminal) })?;
     match (end, records.last()) {
         (Some(ScanEnd { more: true, .. }), Some(last)) => {
             print_error(&format!("more exist: --after {}", EpochSeq::of(last)));
@@ -78,9 +86,20 @@ pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyho
     Ok(())
 }
 
-fn intents_table(intents: &[Call]) -> String {
+fn intents_table(intents: &[Call], terminal: Terminal) -> String {
     let row = |call: &Call| {
-        vec![call.request_id.to_string(), call.timestamp.to_string(), call.client_subject.to_string(), target(call)]
+        vec![
+            call.request_id.to_string(),
+            terminal.zone.rfc_3339(call.timestamp),
+            call.client_subject.to_string(),
+            target(call),
+        ]
     };
-    table(&["REQUEST ID", "SINCE", "WHO", "BACKEND/TOOL"], &intents.iter().map(row).collect::<Vec<_>>())
+    let columns = [
+        Column::new("REQUEST ID", Kind::Id),
+        Column::new("SINCE", Kind::Time),
+        Column::new("WHO", Kind::Name),
+        Column::new("BACKEND/TOOL", Kind::Name),
+    ];
+    table(&columns, intents.iter().map(row).collect(), terminal)
 }

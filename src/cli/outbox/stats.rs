@@ -4,22 +4,23 @@ use crate::audit::outbox::StoredStream;
 use crate::audit::shipper::ShipperState;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::print;
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::{Terminal, Tone};
 use crate::escape::escape_hidden;
 use crate::ops::format::{age, bytes, count, plural};
 use crate::ops::protocol::{Question, StatsAnswer};
 use crate::ops::status::PipelineStatus;
 
-pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(client: &OutboxClient, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let stats: StatsAnswer = client.one(&Question::Stats).await?;
-    Ok(print(&if json { client.json_line(&stats)? } else { text(&stats) })?)
+    Ok(print(&if json { client.json_line(&stats)? } else { text(&stats, terminal) })?)
 }
 
-fn text(stats: &StatsAnswer) -> String {
+fn text(stats: &StatsAnswer, terminal: Terminal) -> String {
     let files = plural(stats.files.generations as u64, "file");
     let mut lines = vec![("gateway", stats.files.gateway_id.map_or("none yet".to_owned(), |id| id.to_string()))];
     match &stats.live {
-        Some(live) => lines.extend(live_lines(live, &files)),
+        Some(live) => lines.extend(live_lines(live, &files, terminal)),
         None => lines.push(("outbox", format!("{} in {files}", bytes(stats.files.bytes)))),
     }
     let oldest = stats.oldest.map_or(String::new(), |oldest| format!(", the oldest from {oldest}"));
@@ -28,7 +29,7 @@ fn text(stats: &StatsAnswer) -> String {
     lines.push(("records", format!("{} on disk{kept}{oldest}", count(stats.stored))));
     lines.push(("open calls", count(stats.files.intents as u64)));
     let lines = lines.into_iter().fold(String::new(), |out, (name, text)| format!("{out}{name:<12}{text}\n"));
-    lines + &streams(&stats.files.streams)
+    lines + &streams(&stats.files.streams, terminal)
 }
 
 /// The records of a stream that are delivered and still stored.
@@ -36,10 +37,11 @@ fn kept(stream: &StoredStream) -> u64 {
     (stream.delivered.min(stream.last).0 + 1).saturating_sub(stream.first.0)
 }
 
-fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)> {
+fn live_lines(live: &PipelineStatus, files: &str, terminal: Terminal) -> Vec<(&'static str, String)> {
     let PipelineStatus { ring, outbox, .. } = live;
-    let failed = if outbox.failed { "; cannot store" } else { "" };
-    let full = if outbox.full { "; full" } else { "" };
+    let bad = |is: bool, text: &str| if is { format!("; {}", terminal.paint(Tone::Bad, text)) } else { String::new() };
+    let failed = bad(outbox.failed, "cannot store");
+    let full = bad(outbox.disk_full || outbox.full, if outbox.disk_full { "the disk is full" } else { "full" });
     let not_delivered = if live.postgres == ShipperState::StoreOnly { "" } else { ", not delivered" };
     let mut lines = vec![
         ("epoch", format!("{}, at seq {}", count(live.epoch.0), count(live.last_seq.0))),
@@ -64,7 +66,7 @@ fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)>
                 outbox.percent
             ),
         ),
-        ("postgres", delivery(live)),
+        ("postgres", delivery(live, terminal)),
     ];
     if let Some(error) = &live.last_error {
         let resolved = if live.postgres == ShipperState::Delivering { " (resolved)" } else { "" };
@@ -74,14 +76,14 @@ fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)>
 }
 
 /// The state of delivery.
-fn delivery(live: &PipelineStatus) -> String {
+fn delivery(live: &PipelineStatus, terminal: Terminal) -> String {
     let state = match &live.postgres {
         ShipperState::StoreOnly => return "not configured: records stay in the outbox".to_owned(),
-        ShipperState::Starting => "starting",
-        ShipperState::Delivering => "delivering",
-        ShipperState::Retrying { .. } => "retrying",
-        ShipperState::Held { .. } => "held",
-        ShipperState::Forked { .. } => "forked",
+        ShipperState::Starting => "starting".to_owned(),
+        ShipperState::Delivering => terminal.paint(Tone::Good, "delivering"),
+        ShipperState::Retrying { .. } => terminal.paint(Tone::Notable, "retrying"),
+        ShipperState::Held { .. } => terminal.paint(Tone::Bad, "held"),
+        ShipperState::Forked { .. } => terminal.paint(Tone::Bad, "forked"),
     };
     let delivered = count(live.delivered);
     let waiting = live.oldest_undelivered_seconds;
@@ -90,7 +92,7 @@ fn delivery(live: &PipelineStatus) -> String {
     format!("{state}; {delivered} of this epoch delivered; {waiting}{retry}")
 }
 
-fn streams(streams: &[StoredStream]) -> String {
+fn streams(streams: &[StoredStream], terminal: Terminal) -> String {
     if streams.is_empty() {
         return String::new();
     }
@@ -98,7 +100,8 @@ fn streams(streams: &[StoredStream]) -> String {
         let StoredStream { epoch, first, last, delivered } = stream;
         vec![epoch.to_string(), first.to_string(), last.to_string(), delivered.to_string()]
     };
-    format!("\n{}", table(&["EPOCH", "FIRST", "LAST", "DELIVERED"], &streams.iter().map(row).collect::<Vec<_>>()))
+    let columns = ["EPOCH", "FIRST", "LAST", "DELIVERED"].map(|heading| Column::new(heading, Kind::Fixed));
+    format!("\n{}", table(&columns, streams.iter().map(row).collect(), terminal))
 }
 
 #[cfg(test)]
@@ -119,14 +122,15 @@ mod tests {
                 "delivered": 6_209, "delivered_hash": "00".repeat(32), "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
                 "outbox": {
-                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,
+                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false, "disk_full": false,
                     "kept_bytes": 0, "generations": 2, "generations_older": 0, "set_aside": 0,
                 },
                 "postgres": {"state": "retrying", "error": "connection refused"},
                 "last_error": {"error": "connection refused\u{1b}", "at": "2026-11-26T10:03:10.000000Z"},
             },
         });
-        let shown = |stats: &serde_json::Value| text(&serde_json::from_value(stats.clone()).unwrap());
+        let shown =
+            |stats: &serde_json::Value| text(&serde_json::from_value(stats.clone()).unwrap(), Terminal::default());
         let expected = "\
 gateway     00000000-0000-0000-0000-000000000007
 epoch       2, at seq 10,234

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::selection::Selection;
+use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, print, print_error};
-use crate::cli::record_view::{records_rows, records_table};
+use crate::cli::output::{has_no_reader, json_line, json_lines, print, print_error};
+use crate::cli::record_view::RecordsTable;
+use crate::cli::table_args::TableArgs;
+use crate::cli::terminal::Terminal;
 use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
 
@@ -17,30 +20,39 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// `gatepost outbox tail`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    selection: Selection,
     /// Number of records to begin with
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
     lines: usize,
     /// Continue with each new record, until the gateway stops
     #[arg(short, long)]
     follow: bool,
+    #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
+    selection: Selection,
 }
 
-pub(super) async fn run(outboxes: &[OutboxClient], args: &Args, json: bool) -> anyhow::Result<()> {
-    let mut printer = Printer { json, has_headings: false };
-    let mut followed = Vec::new();
+pub(super) async fn run(outboxes: &[OutboxClient], args: &Args, json: bool, terminal: Terminal) -> anyhow::Result<()> {
+    args.table.check(json)?;
+    let filter = args.selection.filter(args.lines, terminal.zone)?;
+    let table = RecordsTable::new(&args.table, terminal, outboxes.len() > 1);
+    let (mut newest, mut followed) = (Vec::new(), Vec::new());
     for client in outboxes {
-        followed.push((client, print_newest(client, args, &mut printer).await?));
+        followed.push((client, read_newest(client, &filter, args.lines, &mut newest).await?));
     }
+    let mut printer = Printer { json, table };
+    printer.begin(&newest)?;
     if !args.follow {
         return Ok(());
     }
     while !followed.is_empty() {
+        if has_no_reader() {
+            return Ok(());
+        }
         let mut live = Vec::new();
         for (client, mut at) in followed {
             let is_live = client.live_gateway()?.is_some();
-            print_new(client, args, &mut at, &mut printer).await?;
+            print_new(client, &filter, &mut at, &printer).await?;
             if is_live {
                 live.push((client, at));
             }
@@ -54,26 +66,28 @@ pub(super) async fn run(outboxes: &[OutboxClient], args: &Args, json: bool) -> a
     Ok(())
 }
 
-/// Prints the newest records, and returns the position of the last stored one.
-async fn print_newest(client: &OutboxClient, args: &Args, printer: &mut Printer) -> anyhow::Result<EpochSeq> {
+/// Adds the newest records to `newest`, and returns the position of the last stored one.
+async fn read_newest(
+    client: &OutboxClient,
+    filter: &Filter,
+    lines: usize,
+    newest: &mut Vec<AuditRecord>,
+) -> anyhow::Result<EpochSeq> {
     // The end is read before the records: records stored in between are after it, and the loop prints them once.
     let stats: StatsAnswer = client.one(&Question::Stats).await?;
-    let newest = stats.files.streams.last().map(|stream| EpochSeq { epoch: stream.epoch.0, seq: stream.last.0 });
-    let at = newest.unwrap_or_default();
-    if args.lines > 0 {
-        let question = Question::Records { filter: args.selection.filter(args.lines) };
-        for record in client.all::<AuditRecord>(&question).await? {
-            if EpochSeq::of(&record) <= at {
-                printer.print(&record)?;
-            }
-        }
+    let last = stats.files.streams.last().map(|stream| EpochSeq { epoch: stream.epoch.0, seq: stream.last.0 });
+    let at = last.unwrap_or_default();
+    if lines > 0 {
+        let records = client.all::<AuditRecord>(&Question::Records { filter: Box::new(filter.clone()) }).await?;
+        newest.extend(records.into_iter().filter(|record| EpochSeq::of(record) <= at));
     }
     Ok(at)
 }
 
 /// Prints the records after `at`, and moves it to the last one that was read.
-async fn print_new(client: &OutboxClient, args: &Args, at: &mut EpochSeq, printer: &mut Printer) -> anyhow::Result<()> {
-    let question = Question::Scan { filter: args.selection.filter(1), after: Some(*at), limit: None };
+async fn print_new(client: &OutboxClient, filter: &Filter, at: &mut EpochSeq, printer: &Printer) -> anyhow::Result<()> {
+    let filter = Box::new(Filter { limit: 1, ..filter.clone() });
+    let question = Question::Scan { filter, after: Some(*at), limit: None };
     client
         .each(&question, &mut |line| match line {
             Line::Record(record) => printer.print(&record),
@@ -86,20 +100,21 @@ async fn print_new(client: &OutboxClient, args: &Args, at: &mut EpochSeq, printe
         .await
 }
 
-/// Prints records one by one.
+/// Prints records.
 struct Printer {
     json: bool,
-    has_headings: bool,
+    table: RecordsTable,
 }
 
 impl Printer {
-    fn print(&mut self, record: &AuditRecord) -> anyhow::Result<()> {
-        let with_headings = !std::mem::replace(&mut self.has_headings, true);
-        let text = match (self.json, with_headings) {
-            (true, _) => json_line(record)?,
-            (false, true) => records_table([record]),
-            (false, false) => records_rows([record]),
-        };
-        Ok(print(&text)?)
+    /// Prints the first records, under headings.
+    fn begin(&mut self, records: &[AuditRecord]) -> anyhow::Result<()> {
+        Ok(print(&if self.json { json_lines(records)? } else { self.table.begin(records) })?)
+    }
+
+    /// Prints one more.
+    fn print(&self, record: &AuditRecord) -> anyhow::Result<()> {
+        let more = || self.table.more(std::slice::from_ref(record));
+        Ok(print(&if self.json { json_line(record)? } else { more() })?)
     }
 }

@@ -8,14 +8,15 @@ use crate::audit::outbox::verify::{CheckedStream, LostPlaces, OutboxVerification
 use crate::cli::exit::CommandError;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::print;
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::{Terminal, Tone};
 use crate::ops::format::plural;
 use crate::ops::protocol::Question;
 
-pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(client: &OutboxClient, json: bool, terminal: Terminal) -> anyhow::Result<()> {
     let verified: OutboxVerification = client.one(&Question::Verify).await?;
     // The exit code has the verdict even if the report has no reader.
-    let printed = print(&if json { client.json_line(&verified)? } else { text(&verified) });
+    let printed = print(&if json { client.json_line(&verified)? } else { text(&verified, terminal) });
     let Some(fault) = &verified.fault else {
         if verified.lost > 0 && printed.as_ref().is_ok() {
             let lost = plural(verified.lost, "record");
@@ -33,12 +34,14 @@ pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()>
     bail!("{}{position}: {}; nothing after it was checked", fault.file, fault.what);
 }
 
-fn text(verified: &OutboxVerification) -> String {
+fn text(verified: &OutboxVerification, terminal: Terminal) -> String {
     let row = |stream: &CheckedStream| {
         let end = if stream.closed { "closed" } else { "open: its end cannot be checked" };
         vec![stream.epoch.to_string(), stream.first.to_string(), stream.last.to_string(), end.to_owned()]
     };
-    let mut text = table(&["EPOCH", "FIRST", "LAST", "END"], &verified.streams.iter().map(row).collect::<Vec<_>>());
+    let columns = ["EPOCH", "FIRST", "LAST"].map(|heading| Column::new(heading, Kind::Fixed));
+    let columns: Vec<_> = columns.into_iter().chain([Column::new("END", Kind::Text)]).collect();
+    let mut text = table(&columns, verified.streams.iter().map(row).collect(), terminal);
     let (records, files) = (plural(verified.records, "record"), plural(verified.files as u64, "file"));
     writeln!(text, "\n{records} in {files}: checksums, seq, chain, open calls").ok();
     if let Some(TrailStart { epoch, seq, hash, pruned_by }) = &verified.begins_behind {
@@ -62,7 +65,8 @@ fn text(verified: &OutboxVerification) -> String {
         writeln!(text, "{calls}; if the gateway died, its next start records them as interrupted").ok();
     }
     if verified.fault.is_none() {
-        text.push_str("no fault\n");
+        text.push_str(&terminal.paint(Tone::Good, "no fault"));
+        text.push('\n');
     }
     text
 }

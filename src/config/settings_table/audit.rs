@@ -61,7 +61,8 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "audit.store_timeout",
         duration(ms(10), MINUTES_10),
         Value("\"10s\""),
-        "How long a call waits for the outbox to store its intent or record; a healthy disk takes milliseconds.",
+        "How long a call waits for the outbox to store its intent or record; a healthy disk takes milliseconds. At \
+         most 1m with `evidence.on_failure = \"refuse\"`.",
     ),
     setting(
         "audit.spill_after",

@@ -89,7 +89,14 @@ pub(super) const EVIDENCE: &[SettingSpec] = &[
         ValueType::HttpUrl,
         Required,
         "The URL of a time-stamp authority (RFC 3161), to which the hash of a checkpoint is sent. Of `http://`, the network \
-         could send a false token, which only `openssl ts -verify` notices.",
+         could send a false token, which only `root_file` or `openssl ts -verify` notices.",
+    ),
+    setting(
+        "evidence.time_stamps[].root_file",
+        ValueType::Path,
+        Unset,
+        "File with the certificate of the authority's root, or several, in PEM. With it the signature of each token is \
+         verified. Without it time stamps do not count for `gatepost audit retire`.",
     ),
     setting(
         "evidence.time_stamps[].interval",

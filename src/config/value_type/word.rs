@@ -5,10 +5,6 @@ use crate::config::path::nearest;
 use crate::mcp::fold::folded;
 use crate::mcp::methods;
 
-/// The least similarity of a known word that is suggested. *Chosen*: a slip or two in a short word; less is another
-/// word.
-const SIMILARITY_MIN: f64 = 0.5;
-
 /// One of `words`.
 pub(super) fn choice(words: &[&str], text: &str) -> Result<(), String> {
     if words.contains(&text) {
@@ -16,8 +12,7 @@ pub(super) fn choice(words: &[&str], text: &str) -> Result<(), String> {
     }
     let error = format!("{text:?} is unknown");
     let nearest = nearest(text, words.iter().map(|word| (*word).to_owned()));
-    let is_similar = strsim::normalized_damerau_levenshtein(&nearest, text) >= SIMILARITY_MIN;
-    let suggestion = if is_similar { format!("did you mean {nearest}? ") } else { String::new() };
+    let suggestion = nearest.map(|nearest| format!("did you mean {nearest}? ")).unwrap_or_default();
     Err(format!("{error}: {suggestion}use one of {}", words.join(", ")))
 }
 
@@ -31,7 +26,8 @@ pub(super) fn recorded_method(text: &str) -> Result<(), String> {
         return Err(format!("{text:?} cannot be recorded: remove it"));
     }
     let nearest = nearest(text, methods::METHODS.iter().map(|method| method.name.to_owned()));
-    Err(format!("{text:?} is not a method of MCP: did you mean {nearest}?"))
+    let advice = nearest.map_or("remove it".to_owned(), |nearest| format!("did you mean {nearest}?"));
+    Err(format!("{text:?} is not a method of MCP: {advice}"))
 }
 
 /// A method that the gateway does not know, or the beginning of one and `*`.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::page;
 use super::state::Console;
+use super::viewer::Viewer;
 use crate::audit::record::{Caller, ClientAddr, Status};
 use crate::auth::{AuthError, Principal};
 use crate::connections::Peer;
@@ -22,13 +23,6 @@ pub(super) const SIGN_IN: &str = "console/sign-in";
 /// The recorded method of a request that was refused because of its bearer token.
 const REQUEST: &str = "console/request";
 
-/// A person or program with access to the console.
-#[derive(Debug)]
-pub(super) struct Viewer {
-    principal: Principal,
-    role: String,
-}
-
 /// A refused request.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -39,21 +33,15 @@ pub(super) struct Refusal {
     provider: Option<String>,
 }
 
-impl Viewer {
-    pub(super) fn subject(&self) -> &str {
-        &self.principal.subject
-    }
-
-    pub(super) fn caller(&self) -> Caller {
-        self.principal.caller(Some(&self.role))
-    }
-}
-
 impl Console {
     /// A refusal with a reason for the caller.
     pub(super) fn refusal(&self, status: StatusCode, message: impl Into<String>) -> Refusal {
         let provider = self.openid.as_ref().map(|client| client.host().to_owned());
         Refusal { status, message: message.into(), provider }
+    }
+
+    fn viewer_of(&self, principal: Principal, role: String) -> Viewer {
+        Viewer { principal, role, gateway: self.sources.probe.as_ref().map(|probe| probe.stream().0) }
     }
 
     /// Authenticates a request of `peer` by its bearer token or cookie. A refused token is recorded.
@@ -74,7 +62,7 @@ impl Console {
         let is_accepted = |principal: &Principal| self.sources.gateway.accepts(principal) && may_view(principal, &role);
         let principal = self.sessions.find(&id).filter(is_accepted);
         let principal = principal.ok_or_else(|| refused("the session has ended: sign in again"))?;
-        Ok(Viewer { principal, role })
+        Ok(self.viewer_of(principal, role))
     }
 
     /// Verifies a token as for a call, and its role. A refusal is recorded with `method`.
@@ -98,7 +86,7 @@ impl Console {
             Ok(principal) => {
                 let role = self.sources.gateway.console_role();
                 if may_view(&principal, &role) {
-                    return Ok(Viewer { principal, role });
+                    return Ok(self.viewer_of(principal, role));
                 }
                 let message =
                     format!("the token does not have the role {role} that the console needs (ops.console_role)");

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::access::Viewer;
 use super::search::Search;
 use super::state::Console;
+use super::viewer::Viewer;
 use crate::audit::pipeline::Probe;
 use crate::audit::query::{Exported, Pager};
 use crate::audit::sink::postgres::{self, Connection};

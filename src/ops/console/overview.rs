@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
+use super::charts;
 use super::page::{self, tag};
 use super::query::LiveOutbox;
 use super::state::Console;
@@ -41,7 +42,7 @@ pub(super) async fn page(
             div id="live" { (overview(&console).await) }
         }
     };
-    page::page("Overview", viewer.subject(), &main).into_response()
+    page::page("Overview", &viewer, &main).into_response()
 }
 
 /// `GET /console/live`
@@ -89,6 +90,7 @@ pub(super) async fn overview(console: &Console) -> Markup {
         div id="moving" {
             (pipeline(console, &status))
             (alarms(&status))
+            (charts::section(&console.history.samples(), Instant::now().into()))
             @if let Some(evidence) = &console.sources.evidence { (evidence_section(&evidence.get())) }
             div.pair {
                 (backends(console, &status))
@@ -205,10 +207,10 @@ fn alarms(status: &Status) -> Markup {
             h2 id="alarms" { "Alarms" }
             @if status.alarms.is_empty() { p.quiet { "No active alarms." } } @else {
                 table {
-                    caption { "Active alarms; docs/runbook.md says what to do about each" }
+                    caption { "Active alarms; the runbook says what to do about each" }
                     thead { tr { th scope="col" { "Alarm" } th scope="col" { "Since" } th scope="col" { "Found" } } }
                     tbody { @for active in &status.alarms { tr {
-                        th scope="row" { (tag(active.alarm.name(), "bad")) }
+                        th scope="row" { a href={ "/console/docs/runbook#" (active.alarm.name()) } { (tag(active.alarm.name(), "bad")) } }
                         td { (time(active.since)) }
                         td { (escape_hidden(&active.message)) }
                     } } }

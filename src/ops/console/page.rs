@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, html};
 
+use super::viewer::Viewer;
 use crate::escape::escape_hidden;
 
 /// An HTML response.
@@ -17,8 +18,8 @@ pub(super) fn fragment(markup: Markup) -> Html {
 }
 
 /// A page for an authenticated viewer.
-pub(super) fn page(title: &str, subject: &str, main: &Markup) -> Html {
-    frame(title, Some(subject), main)
+pub(super) fn page(title: &str, viewer: &Viewer, main: &Markup) -> Html {
+    frame(title, Some(viewer), main)
 }
 
 /// The sign-in form, with the error of the last attempt, and a link to the sign-in at the issuer with this host.
@@ -73,26 +74,38 @@ fn head(title: &str) -> Markup {
     }
 }
 
-fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
+/// The pages that each page leads to: path and title.
+const PAGES: [(&str, &str); 4] = [
+    ("/console", "Overview"),
+    ("/console/trail", "Trail"),
+    ("/console/docs/runbook", "Runbook"),
+    ("/console/docs/console", "Help"),
+];
+
+fn frame(title: &str, viewer: Option<&Viewer>, main: &Markup) -> Html {
     answer(html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 (head(title))
-                @if subject.is_some() { script src="/console/script.js" defer {} }
+                @if viewer.is_some() { script src="/console/script.js" defer {} }
             }
             body {
                 a.skip href="#main" { "Skip to the content" }
                 header {
                     a.brand href="/console" { "Gatepost" }
-                    @if let Some(subject) = subject {
+                    @if let Some(viewer) = viewer {
+                        p.which {
+                            (env!("CARGO_PKG_VERSION"))
+                            @if let Some(gateway) = viewer.gateway { " " span title="The id of this gateway" { (gateway) } }
+                        }
                         nav aria-label="Pages" {
-                            @for (path, name) in [("/console", "Overview"), ("/console/trail", "Trail")] {
+                            @for (path, name) in PAGES {
                                 a href=(path) aria-current=[(title == name).then_some("page")] { (name) }
                             }
                         }
                         form.out method="post" action="/console/sign-out" {
-                            span.quiet { (escape_hidden(subject)) }
+                            span.quiet { (escape_hidden(viewer.subject())) }
                             button.plain type="submit" { "Sign out" }
                         }
                     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::access::Viewer;
 use super::state::Console;
+use super::viewer::Viewer;
 use crate::audit::pipeline::Probe;
 use crate::audit::query::{Denial, Filter, Summary};
 use crate::audit::record::AuditRecord;
@@ -227,7 +227,7 @@ impl Console {
             let _permit = permit.await;
             Box::pin(self.answer(LiveOutbox(probe.clone()), &query)).await
         };
-        let late = |_| format!("no answer within {QUESTION_TIMEOUT:?}: narrow the search, for example by a time");
+        let late = |_| late(Q::COMMAND);
         let answer = tokio::time::timeout(QUESTION_TIMEOUT, answering).await.map_err(late)??;
         let (filter, rows) = (Some(query.filter().clone()), answer.found.len() as u64);
         let read = TrailRead { command: Q::COMMAND, from: answer.from, filter, rows };
@@ -251,6 +251,16 @@ impl Console {
     }
 }
 
+/// The message that a question took too long, with what the viewer can do.
+fn late(command: ReadCommand) -> String {
+    let advice = match command {
+        // It reads the hashes of all records between two checkpoints, which no filter makes fewer.
+        ReadCommand::Prove => "the records around this one are many: use gatepost audit prove, which has no limit",
+        _ => "narrow the search, for example by a time",
+    };
+    format!("no answer within {QUESTION_TIMEOUT:?}: {advice}")
+}
+
 async fn ask_one<Q: TrailQuery>(
     postgres: Option<&postgres::Options>,
     outbox: LiveOutbox,
@@ -258,4 +268,16 @@ async fn ask_one<Q: TrailQuery>(
 ) -> Result<(Vec<Q::Found>, TrailSource), TrailError> {
     let mut trail = TrailReader::open(postgres, outbox).await?;
     Ok((query.run(&mut trail).await?, trail.source()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_took_too_long_has_advice_that_fits_it() {
+        assert_eq!(late(ReadCommand::Query), "no answer within 30s: narrow the search, for example by a time");
+        let proof = late(ReadCommand::Prove);
+        assert!(proof.contains("gatepost audit prove") && !proof.contains("narrow"), "{proof}");
+    }
 }

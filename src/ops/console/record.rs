@@ -36,7 +36,7 @@ const GROUPS: [(Group, &str); 5] = [
 ];
 
 /// Columns that are fields of a search too.
-const SEARCHED: [(&str, &str); 13] = [
+const SEARCHED: [(&str, &str); 15] = [
     ("client_subject", "who"),
     ("client_name", "who"),
     ("client_id", "client"),
@@ -48,6 +48,8 @@ const SEARCHED: [(&str, &str); 13] = [
     ("response_status", "status"),
     ("method", "method"),
     ("session_id", "session"),
+    ("client_issuer", "issuer"),
+    ("token_id", "token_id"),
     ("gateway_id", "gateway"),
     ("parent_id", "parent"),
 ];
@@ -77,7 +79,7 @@ pub(super) async fn page(
             Ok(answer) => (found(answer, &search, console.postgres.is_some())),
         }
     };
-    page::page("Record", viewer.subject(), &main).into_response()
+    page::page("Record", &viewer, &main).into_response()
 }
 
 fn found(answer: &Answer<CallDetails>, search: &Search, has_proofs: bool) -> Markup {

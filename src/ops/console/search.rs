@@ -43,7 +43,7 @@ const fn field(name: &'static str, label: &'static str, example: &'static str, p
 }
 
 /// The fields of the form.
-pub(super) const FIELDS: [Field; 16] = [
+pub(super) const FIELDS: [Field; 19] = [
     field("who", "Who", "alice, or al*", Place::First),
     field("tool", "Tool", "echo, or example/echo", Place::First),
     field("status", "Status", "", Place::First),
@@ -56,6 +56,9 @@ pub(super) const FIELDS: [Field; 16] = [
     field("method", "Method", "tools/call", Place::More),
     field("session", "Session", "", Place::More),
     field("gateway", "Gateway", "", Place::More),
+    field("issuer", "Issuer", "", Place::More),
+    field("token_id", "Token", "", Place::More),
+    field("addr", "Address", "10.0.0.7", Place::More),
     field("request_id", "Request id", "", Place::More),
     field("parent", "Belongs to request", "", Place::More),
     field("since", "From (UTC)", "", Place::Range),
@@ -151,7 +154,7 @@ impl Search {
             let label = FIELDS.iter().find(|field| field.name == name).map_or(name, |field| field.label).to_owned();
             move |fault: String| format!("{label}: {fault}")
         };
-        let time = |name: &str| self.get(name).map(parse_time).transpose().map_err(fault(name));
+        let time = |name: &str| self.get(name).map(parse_time_arg).transpose().map_err(fault(name));
         let (since, until) = (time("since")?, time("until")?);
         if let (Some(since), Some(until)) = (since, until)
             && since >= until
@@ -183,6 +186,9 @@ impl Search {
             backend: own("backend"),
             status,
             method: own("method"),
+            issuer: own("issuer"),
+            token_id: own("token_id"),
+            addr: own("addr"),
             args: own("args"),
             request_id: id("request_id")?,
             since_micros: if until.is_some() { since } else { since.or(self.range_begin()?) },
@@ -202,7 +208,7 @@ impl Search {
 
     /// The time of a field as a browser's picker of times has it, in UTC; `None` if it is not set, or not a time.
     pub(super) fn time(&self, name: &str) -> Option<String> {
-        let micros = parse_time(self.get(name)?).ok()?;
+        let micros = parse_time_arg(self.get(name)?).ok()?;
         Some(Timestamp::from_micros(micros).to_datetime().format("%Y-%m-%dT%H:%M:%S").to_string())
     }
 
@@ -216,12 +222,6 @@ impl Search {
         })?;
         Ok(length.map(|seconds| Timestamp::now().micros() - seconds * 1_000_000))
     }
-}
-
-/// A time as it is typed, or as a browser's picker of times writes it.
-fn parse_time(text: &str) -> Result<i64, String> {
-    let completed = || [":00Z", "Z"].iter().find_map(|end| parse_time_arg(&format!("{text}{end}")).ok());
-    parse_time_arg(text).or_else(|fault| completed().ok_or(fault))
 }
 
 #[cfg(test)]
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_the_name_of_its_field() {
         for (query, says) in [
-            ("since=never", "From (UTC): \"never\" is neither an age"),
+            ("since=never", "From (UTC): \"never\" is not a time"),
             ("since=1h&until=2h", "From (UTC): must be before To (UTC)"),
             ("range=1y", "range: must be one of 15m, 1h, "),
             ("request_id=7", "Request id: not an id"),

@@ -13,6 +13,7 @@ use super::session::Sessions;
 use super::sign_in_limits::SignInLimits;
 use crate::audit::sink::postgres;
 use crate::auth::openid_client::OpenIdClient;
+use crate::ops::history::History;
 use crate::ops::status::Sources;
 
 /// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox and
@@ -43,6 +44,8 @@ pub struct Settings {
     pub sources: Sources,
     /// The sign-in at an issuer, if one is configured.
     pub openid: Option<OpenIdClient>,
+    /// The samples of the charts.
+    pub history: History,
     /// Address of the listener.
     pub listener: SocketAddr,
     /// True if browsers reach the console by https.
@@ -74,6 +77,7 @@ pub(super) struct Inner {
     pub(super) pending_cookie: String,
     /// The attributes of that cookie.
     pub(super) pending_cookie_attributes: &'static str,
+    pub(super) history: History,
     pub(super) rate: Rate,
     pub(super) questions: Arc<Semaphore>,
     pub(super) streams: Arc<Semaphore>,
@@ -82,7 +86,7 @@ pub(super) struct Inner {
 
 impl Console {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { sources, openid, listener, is_behind_tls, postgres, stop } = settings;
+        let Settings { sources, openid, history, listener, is_behind_tls, postgres, stop } = settings;
         Self(Arc::new(Inner {
             sources,
             postgres,
@@ -94,6 +98,7 @@ impl Console {
             cookie_attributes: if is_behind_tls { SECURE_COOKIE } else { COOKIE },
             pending_cookie: format!("gatepost_sign_in_{}", listener.port()),
             pending_cookie_attributes: if is_behind_tls { SECURE_PENDING_COOKIE } else { PENDING_COOKIE },
+            history,
             rate: Rate::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),

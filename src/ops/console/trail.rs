@@ -73,7 +73,7 @@ pub(super) async fn page(
             },
         }
     };
-    (code, page::page("Trail", viewer.subject(), &main)).into_response()
+    (code, page::page("Trail", &viewer, &main)).into_response()
 }
 
 /// `GET /console/records`

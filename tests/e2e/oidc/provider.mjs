@@ -4,7 +4,8 @@
 //     provider.mjs OPTIONS
 //
 // OPTIONS is JSON: {"registration": false} refuses dynamic registration, {"audience": AUD} issues all tokens for AUD,
-// {"refuse": true} has the person refuse all scopes of the resource, {"clients": [{"client_id", "redirect_uris"}]} are registered before. It prints
+// {"refuse": true} has the person refuse all scopes of the resource, {"role": ROLE} is a claim of ID tokens, {"ask": true} has the
+// person press a button at each step, {"clients": [{"client_id", "redirect_uris"}]} are registered before. It prints
 // `listening on ISSUER`.
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -13,7 +14,7 @@ import { pathToFileURL } from 'node:url';
 import { require } from '../clients/features.mjs';
 
 const { Provider } = await import(pathToFileURL(require.resolve('oidc-provider')));
-const { registration = true, audience, refuse = false, clients = [] } = JSON.parse(process.argv[2] ?? '{}');
+const { registration = true, audience, refuse = false, role, ask = false, clients = [] } = JSON.parse(process.argv[2] ?? '{}');
 
 const server = createServer().listen(0, '127.0.0.1');
 await once(server, 'listening');
@@ -22,8 +23,9 @@ const issuer = `http://127.0.0.1:${server.address().port}`;
 const provider = new Provider(issuer, {
     clients: clients.map(client => ({ ...client, token_endpoint_auth_method: 'none', application_type: 'native' })),
     scopes: ['openid', 'offline_access', 'mcp'],
-    claims: { openid: ['sub'] },
-    findAccount: (_, accountId) => ({ accountId, claims: async () => ({ sub: accountId }) }),
+    claims: { openid: ['sub', 'role'] },
+    conformIdTokenClaims: false,
+    findAccount: (_, accountId) => ({ accountId, claims: async () => ({ sub: accountId, role }) }),
     extraTokenClaims: () => ({ role: 'admin' }),
     interactions: { url: (_, { uid }) => `/sign-in/${uid}` },
     features: {
@@ -67,6 +69,10 @@ server.on('request', (request, response) => {
     // A scope by default, as RFC 6749 3.3 says: a client need not know any.
     if (request.url.startsWith('/auth?') && !request.url.includes('scope=')) request.url += '&scope=openid';
     if (!request.url.startsWith('/sign-in/')) return callback(request, response);
+    if (ask && request.method === 'GET') {
+        response.writeHead(200, { 'content-type': 'text/html' });
+        return response.end('<form method="post"><button>Continue</button></form>');
+    }
     return signIn(request, response).catch(failure => {
         console.error(failure);
         response.writeHead(500).end(String(failure));

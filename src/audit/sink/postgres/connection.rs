@@ -164,7 +164,8 @@ impl Attempt<'_> {
             }
             return options.connect().await.map_err(|error| connect_error(&error, None));
         };
-        let stream = relay::connect(address).await.map_err(|error| transient(format!("cannot connect: {error}")))?;
+        let stream =
+            relay::connect(address).await.map_err(|error| transient(format!("cannot reach {address}: {error}")))?;
         let mode = match self.url.ssl_mode {
             Some(mode) => mode,
             None => tls::mode_of_environment()?.unwrap_or_else(|| self.server.default_ssl_mode()),

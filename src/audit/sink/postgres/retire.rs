@@ -20,8 +20,6 @@ use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timest
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sql::{self, Connection};
 
-pub use evidence::{ConfirmedLog, confirmed_logs};
-
 const OPERATION: &str = "retire records";
 
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]

@@ -2,7 +2,8 @@
 //! that were kept elsewhere.
 //!
 //! The hashes of the rows give the roots again. Whether a row has the hash that it says, the walk over the records
-//! checks. After retired rows the tree continues from the edge of the first checkpoint whose last record is there.
+//! checks. After retired rows the tree continues from the edge of the first checkpoint whose last record is there, or
+//! is the one before a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -75,6 +76,8 @@ struct Walk<'a> {
     last: Option<(Epoch, Seq)>,
     /// `None`: rows before are not there.
     edge: Option<Edge>,
+    /// The last checkpoint that the walk went by: its log, its last record, and its edge.
+    passed: Option<(Epoch, (Epoch, Seq), Edge)>,
     proven: Option<Proven>,
     /// Rows after it.
     later: u64,
@@ -171,6 +174,7 @@ impl<'a> Walk<'a> {
             log: Epoch(0),
             last: None,
             edge: None,
+            passed: None,
             proven: None,
             later: 0,
             heads: BTreeMap::new(),
@@ -190,8 +194,14 @@ impl<'a> Walk<'a> {
             let Some((last, _)) = rows.last() else { break };
             place = *last;
             for (at, hash) in rows {
-                self.step(at, hash, found);
-                while let Some(stored) = next.take_if(|stored| stored.last <= at) {
+                let mut is_in_tree = false;
+                loop {
+                    // Those before this row, then the row, and then those that end with it.
+                    if !is_in_tree && next.as_ref().is_none_or(|stored| stored.last >= at) {
+                        self.step(at, hash, found);
+                        is_in_tree = true;
+                    }
+                    let Some(stored) = next.take_if(|stored| stored.last <= at) else { break };
                     self.compare(&stored, (at, hash), found);
                     next = checkpoints.next();
                     if next.is_none() {
@@ -223,11 +233,13 @@ impl<'a> Walk<'a> {
         let log = self.logs.range(..=epoch).next_back().copied().unwrap_or(epoch);
         let follows =
             self.last.is_some_and(|(before, last)| if before == epoch { last.next() == seq } else { seq == Seq(1) });
+        let passed = self.passed.take().filter(|(of, last, _)| (*of, last.0, last.1.next()) == (log, epoch, seq));
+        let passed = passed.map(|(_, _, edge)| edge);
         if log != self.log {
-            self.edge = ((epoch, seq) == (log, Seq(1))).then(Edge::default);
+            self.edge = if (epoch, seq) == (log, Seq(1)) { Some(Edge::default()) } else { passed };
             self.log = log;
         } else if !follows {
-            self.edge = None;
+            self.edge = passed;
         }
         self.last = Some((epoch, seq));
         self.later += 1;
@@ -259,8 +271,12 @@ impl<'a> Walk<'a> {
     ) {
         let Some(signed) = self.signed(stored, found) else { return };
         let (epoch, seq) = at;
-        // Its last record was retired, if the walk is already behind it.
-        if stored.last != at || stored.log != self.log {
+        if stored.last != at {
+            // Its last record was retired.
+            self.passed = Some((stored.log, stored.last, stored.edge.clone()));
+            return;
+        }
+        if stored.log != self.log {
             return;
         }
         let Some(edge) = &self.edge else {

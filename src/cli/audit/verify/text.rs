@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::audit::record::Timestamp;
 use crate::audit::verify::{Ending, Report, Selection, Source, StreamReport, Verdict};
 use crate::cli::exit::{FAILED, NOT_PROVEN};
-use crate::cli::table::table;
+use crate::cli::table::{Column, Kind, table};
+use crate::cli::terminal::{Terminal, Tone};
 use crate::counts::plural;
 use crate::escape::escape_hidden;
 use crate::ops::trail_check::FAULTS_MAX;
@@ -39,11 +40,22 @@ pub(super) fn conclusion(report: &Report, file_time: Option<Timestamp>, has_poli
     (text, code)
 }
 
+/// The columns of the table of streams.
+const COLUMNS: [Column; 8] = [
+    Column::new("GATEWAY", Kind::Id),
+    Column::new("EPOCH", Kind::Fixed),
+    Column::new("LAST SEQ", Kind::Fixed),
+    Column::new("RECORDS", Kind::Fixed),
+    Column { rank: 2, ..Column::new("QUARANTINED", Kind::Fixed) },
+    Column::new("LOST", Kind::Fixed),
+    Column { rank: 3, ..Column::new("GAP RECORDS", Kind::Fixed) },
+    Column { rank: 1, ..Column::new("ENDED", Kind::Fixed) },
+];
+
 /// The whole report. `unbound` are the columns that no hash binds.
-pub(super) fn text(report: &Report, unbound: &[&str], conclusion: &str) -> String {
+pub(super) fn text(report: &Report, unbound: &[&str], conclusion: &str, terminal: Terminal) -> String {
     let mut out = report.source.as_ref().map(about).unwrap_or_default();
-    let headings = ["GATEWAY", "EPOCH", "LAST SEQ", "RECORDS", "QUARANTINED", "LOST", "GAP RECORDS", "ENDED"];
-    out += &table(&headings, &report.streams.iter().map(row).collect::<Vec<_>>());
+    out += &table(&COLUMNS, report.streams.iter().map(row).collect(), terminal);
     let not_listed = report.streams_count.saturating_sub(report.streams.len() as u64);
     if not_listed > 0 {
         writeln!(out, "and {} before these", plural(not_listed, "stream")).ok();
@@ -52,7 +64,8 @@ pub(super) fn text(report: &Report, unbound: &[&str], conclusion: &str) -> Strin
     writeln!(out, "\nchecked: {records} in {streams}").ok();
     decisions(report, &mut out);
     for unproven in &report.unproven {
-        let (heading, kind) = (if unproven.counts { "not proven" } else { "note" }, unproven.kind);
+        let heading = if unproven.counts { terminal.paint(Tone::Notable, "not proven") } else { "note".to_owned() };
+        let kind = unproven.kind;
         writeln!(out, "{heading}: {}: {} ({kind})", unproven.place, escape_hidden(&unproven.what)).ok();
     }
     let listed = report.unproven.iter().filter(|unproven| unproven.counts).count() as u64;
@@ -64,10 +77,16 @@ pub(super) fn text(report: &Report, unbound: &[&str], conclusion: &str) -> Strin
         out.push('\n');
     }
     for fault in &report.faults {
-        writeln!(out, "{}: {}: {}", fault.kind, fault.place, escape_hidden(&fault.what)).ok();
+        let kind = terminal.paint(Tone::Bad, &fault.kind.to_string());
+        writeln!(out, "{kind}: {}: {}", fault.place, escape_hidden(&fault.what)).ok();
     }
     not_listed_of(report.faults_count.saturating_sub(report.faults.len() as u64), "fault", &mut out);
-    writeln!(out, "\n{conclusion}").ok();
+    let tone = match report.verdict {
+        Verdict::Faulty => Tone::Bad,
+        Verdict::NotProven => Tone::Notable,
+        Verdict::Proven => Tone::Good,
+    };
+    writeln!(out, "\n{}", terminal.paint(tone, conclusion)).ok();
     out
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints and retired records: what an anchor confirmed of them, and the hashes that proofs of kept records need.
+//! Checkpoints and retired records: the hashes that proofs of kept records need.
 //!
 //! A proof needs a checkpoint before its record, and the hashes of all records from there to a later checkpoint. Some
 //! of these records may be retired: those between that checkpoint and the first kept record, and calls that arrived
@@ -7,45 +7,15 @@
 
 use sqlx::postgres::PgConnection;
 
-use crate::audit::record::{Epoch, GatewayId, Seq, StreamPosition, Timestamp};
+use crate::audit::record::{GatewayId, StreamPosition, Timestamp};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::postgres::error::driver_error;
 use crate::audit::sink::postgres::rows::bigint;
-use crate::audit::sink::postgres::transaction::read_transaction;
-use crate::audit::sql::{self, Connection};
+use crate::audit::sql;
 
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 fn fault(error: sqlx::Error) -> SinkError {
     driver_error("keep what proofs need of retired records", &error)
-}
-
-/// A log of which checkpoints are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfirmedLog {
-    /// The log, named by its first epoch.
-    pub log: Epoch,
-    /// The last record that is in a checkpoint that an anchor confirmed.
-    pub last: Option<(Epoch, Seq)>,
-}
-
-/// The logs of a gateway of which checkpoints are stored, the oldest first.
-///
-/// # Errors
-/// See [`SinkError`].
-pub async fn confirmed_logs(connection: &mut Connection, gateway: GatewayId) -> Result<Vec<ConfirmedLog>, SinkError> {
-    let sql = "SELECT l.log, c.epoch, c.seq
-        FROM (SELECT log FROM audit_checkpoint WHERE gateway_id = $1 GROUP BY log) l
-        LEFT JOIN (SELECT log, max(size) AS size FROM audit_anchor WHERE gateway_id = $1 GROUP BY log) a ON a.log = l.log
-        LEFT JOIN audit_checkpoint c ON c.gateway_id = $1 AND c.log = a.log AND c.size = a.size
-        ORDER BY l.log";
-    let mut reading = read_transaction(connection).await?;
-    let rows = sql::query_as(sql).bind(gateway.0).fetch_all(&mut *reading).await;
-    let rows: Vec<(i64, Option<i64>, Option<i64>)> = rows.map_err(fault)?;
-    let log = |(log, epoch, seq): (i64, Option<i64>, Option<i64>)| ConfirmedLog {
-        log: Epoch(log.cast_unsigned()),
-        last: epoch.zip(seq).map(|(epoch, seq)| (Epoch(epoch.cast_unsigned()), Seq(seq.cast_unsigned()))),
-    };
-    Ok(rows.into_iter().map(log).collect())
 }
 
 /// Thins out the checkpoints that were stored before `cut`: of each log, hour and anchor the largest one remains that
