@@ -9,8 +9,8 @@ use super::trail::{OutboxAccess, TrailError, TrailReader};
 use crate::audit::query::{Filter, LIMIT_MAX};
 use crate::audit::record::AuditRecord;
 
-/// The last position of each stream that was returned. Arrival times would miss records: a stream has its records in the
-/// order in which their calls end, so a later record can have an earlier arrival.
+/// The last position of each stream that was returned. Arrival times would miss records: a stream has its records in
+/// the order in which their calls end, so a later record can have an earlier arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Follower {
     printed: BTreeMap<(Uuid, u64), u64>,

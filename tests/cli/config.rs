@@ -64,6 +64,10 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
                     let bucket = "name = \"a\"\nurl = \"https://a\"\nregion = \"a\"\naccess_key_id = \"a\"";
                     format!("{EVIDENCE}[[evidence.buckets]]\n{bucket}\nsecret_key_file = \"a\"\n{key} = {value}")
                 }
+                ("ops.sign_in", key) => {
+                    let issuer = "[[auth.issuers]]\nissuer = \"https://i\"\n";
+                    format!("{issuer}[ops.sign_in]\nclient_id = \"g\"\n{key} = {value}")
+                }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };
             let with = parse(&text).unwrap_or_else(|errors| panic!("{}: {errors:?}", spec.path));

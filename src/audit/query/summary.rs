@@ -1,9 +1,9 @@
 //! Counts of the matching records: over time, and of the most frequent values of some columns.
 //!
 //! Up to [`Effort::exact_max`] records are counted. More are estimated: the range is divided into slices of the same
-//! length, a part of each, at another place in each, is counted, and the counts are multiplied. Each part is read by the
-//! index of the time, so that the cost depends on the sample and not on the range, and views over other databases work
-//! too.
+//! length, a part of each, at another place in each, is counted, and the counts are multiplied. Each part is read by
+//! the index of the time, so that the cost depends on the sample and not on the range, and views over other databases
+//! work too.
 
 use std::collections::BTreeMap;
 

@@ -35,7 +35,7 @@ pub(super) async fn fragment(
         Err(refusal) => return refusal.plain(),
     };
     let search = Search::parse(&query.unwrap_or_default()).with_range();
-    let answer = match search.filter() {
+    let answer = match search.page_filter() {
         Ok(filter) => console.summary(&viewer, &filter).await,
         Err(fault) => Err(fault),
     };

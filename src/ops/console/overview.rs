@@ -316,6 +316,8 @@ fn time(at: Timestamp) -> Markup {
 fn outbox_tag(outbox: &OutboxStatus) -> (&'static str, &'static str) {
     if outbox.failed {
         ("failed", "bad")
+    } else if outbox.disk_full {
+        ("disk full", "bad")
     } else if outbox.full {
         ("full", "bad")
     } else if outbox.percent >= 75 {
@@ -358,6 +360,9 @@ fn sentence(status: &Status) -> String {
     let well = if down.is_empty() { "All is well: calls" } else { "Calls" };
     let pipeline = if pipeline.outbox.failed {
         "The outbox cannot store: calls are refused, or continue unaudited if audit.on_failure says so.".to_owned()
+    } else if pipeline.outbox.disk_full {
+        "The disk of the outbox is full: calls are refused, or continue unaudited if audit.on_failure says so."
+            .to_owned()
     } else if pipeline.outbox.full {
         "The outbox is full: calls are refused, or continue unaudited if audit.on_failure says so.".to_owned()
     } else {
