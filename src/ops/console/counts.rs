@@ -248,31 +248,28 @@ mod tests {
     use crate::ops::read_log::TrailSource;
     use crate::ops::sample;
 
-    fn answer(postgres_error: Option<&str>, basis: Basis) -> Result<Answer<Summary>, String> {
+    fn text_of(search: &Search, postgres_error: Option<&str>, basis: Basis) -> String {
         let records = [sample::record(1, 2, "<b>echo\u{202e}"), sample::record(1, 3, "other")];
         let summary = Summary { basis, ..summary_of(&records, &Filter::default(), true) };
-        Ok(Answer {
-            found: vec![summary],
-            from: TrailSource::Outbox,
-            postgres_error: postgres_error.map(str::to_owned),
-        })
+        let postgres_error = postgres_error.map(str::to_owned);
+        counts(search, &Ok(Answer { found: vec![summary], from: TrailSource::Outbox, postgres_error })).into_string()
     }
 
     #[test]
     fn values_are_shown_as_text_with_links_and_estimates_are_marked() {
         let search = Search::parse("range=24h&before=x&tool=t");
-        let shown = counts(&search, &answer(None, Basis::All)).into_string();
+        let shown = text_of(&search, None, Basis::All);
         assert!(shown.contains("<strong>2 records</strong>") && shown.contains("2 answered"), "{shown}");
         assert!(shown.contains("range=24h&amp;tool=example%2Fother") && !shown.contains("before"), "{shown}");
         assert!(!shown.contains("<b>") && !shown.contains('\u{202e}') && !shown.contains('~'), "{shown}");
-        let shown = counts(&search, &answer(None, Basis::Sample(2))).into_string();
+        let shown = text_of(&search, None, Basis::Sample(2));
         assert!(shown.contains("~2 records") && shown.contains("Estimated from 2 records"), "{shown}");
         assert_eq!([1_234_567, 999, 7].map(|number| known(number, Basis::Sample(1))), ["~1,230,000", "~999", "~7"]);
     }
 
     #[test]
     fn counts_of_the_outbox_do_not_stand_for_those_of_postgres() {
-        let shown = counts(&Search::default(), &answer(Some("it is down"), Basis::All)).into_string();
+        let shown = text_of(&Search::default(), Some("it is down"), Basis::All);
         assert!(shown.contains("Not counted") && shown.contains("it is down") && !shown.contains("record"), "{shown}");
     }
 }
