@@ -225,13 +225,14 @@ async function accessible() {
   await page.goto(`${url}/console/record?id=1/999999`);
   await check("no-record");
   await ask("stop");
+  // The search is recorded, and that record cannot be delivered.
+  await page.goto(`${url}/console/trail?args=meanwhile`);
+  await counted();
+  await check("trail-outage");
   await page.goto(`${url}/console`);
   await says(page, "Postgres is not accepting records");
   await page.getByRole("button", { name: "Pause" }).click();
   await check("overview-outage");
-  await page.goto(`${url}/console/trail?args=meanwhile`);
-  await counted();
-  await check("trail-outage");
   await ask("start");
   await context.close();
 }
