@@ -127,7 +127,7 @@ impl ConfigFile {
             error.downcast_ref::<CommandError>(),
             Some(CommandError::NoOutbox(_) | CommandError::NotConfigured { .. })
         );
-        // What the command line names, the operator knows.
+        // The operator knows the file that the command line names.
         if !is_about || self.origin == Origin::Option { error } else { error.context(self.to_string()) }
     }
 }

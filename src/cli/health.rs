@@ -8,12 +8,13 @@ use anyhow::{Context, bail};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
+use super::config_args::{CONFIG_HELP, ConfigArgs};
 use super::configuration::load;
 use super::exit::usage;
 use super::output::print;
 use crate::audit::shipper::ShipperState;
 use crate::ops::status::Condition;
-use crate::outbound::client_builder;
+use crate::outbound::{body, client_builder};
 
 /// Longest wait for the answer. *Chosen*: less than the 3 s that the image's probe and a person have for the command; a
 /// gateway answers within milliseconds.
@@ -25,8 +26,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// `gatepost health`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration file with ops.listen [default: only GATEPOST_* variables and defaults]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
     /// Address of the operations listener, instead of ops.listen of the configuration
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "config")]
@@ -67,7 +67,7 @@ struct Backends {
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     let address = match args.address {
         Some(address) => address,
-        None => load(args.config.as_deref())?.ops.listen.ok_or_else(|| {
+        None => load(ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() }.find().path())?.ops.listen.ok_or_else(|| {
             usage("ops.listen is \"off\", so that a gateway with this configuration cannot be asked: set it to an address")
         })?,
     };
@@ -96,16 +96,12 @@ async fn ask(address: SocketAddr) -> anyhow::Result<Readiness> {
     let client = client_builder(&url).no_proxy().tls_certs_only([]).timeout(TIMEOUT).build();
     let client = client.context("cannot make an HTTP client")?;
     let no_answer = "no answer: is it running, and is this its ops.listen?";
-    let mut response = client.get(&url).send().await.context(no_answer)?;
+    let response = client.get(&url).send().await.context(no_answer)?;
     let status = response.status();
-    let mut body = Vec::new();
     // I6: the answer is read up to its limit.
-    while let Some(chunk) = response.chunk().await.context("the answer ended early")? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            bail!("the answer is larger than {ANSWER_BYTES_MAX} bytes: is this its ops.listen?");
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = body(response, ANSWER_BYTES_MAX).await.context("the answer ended early")?;
+    let too_large = || format!("the answer is larger than {ANSWER_BYTES_MAX} bytes: is this its ops.listen?");
+    let body = body.with_context(too_large)?;
     if !matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) {
         bail!("the answer has status {status}: is this its ops.listen?");
     }

@@ -1,7 +1,8 @@
 // What the drivers of Chromium share: the browser itself, and for the console what must not happen in it, and the way
 // in. Those of the console are started as `node DRIVER MODULES URL TOKEN SHOTS`, by tests/e2e/browser.rs.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -57,6 +58,25 @@ export const signIn = async (page) => {
 };
 
 export const shot = async (page, name, options) => page.screenshot({ path: join(shots, `${name}.png`), ...options });
+
+// axe-core, which needs a context that bypasses the policy, and the width of the page: in light and dark, at the widths of
+// a desk, a tablet and a phone. Leaves a screenshot of each.
+export const accessibleAt = async (page, name) => {
+  for (const colorScheme of ["light", "dark"]) {
+    for (const width of [1440, 1024, 390]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height: 900 });
+      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(overflow <= 0, `${name} at ${width} is ${overflow} px too wide`);
+      await page.evaluate(readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
+      const { violations } = await page.evaluate(() => globalThis.axe.run());
+      const grave = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+      const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+      assert.deepEqual(told, [], `${name}, ${colorScheme}, ${width}`);
+      await shot(page, `${name}-${colorScheme}-${width}`, { fullPage: true });
+    }
+  }
+};
 
 // Does `work`, and ends the process: every fault ends it with its stack and a code.
 export const drive = async (work) => {

@@ -5,15 +5,12 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { PATIENCE, drive, handIn, lines, require, shot as shoot, signIn, start, token, url, watched } from "./browser.mjs";
-
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+import { PATIENCE, accessibleAt, drive, handIn, lines, signIn, start, token, url, watched } from "./browser.mjs";
 
 const ask = async (word) => {
   console.log(word);
   assert.equal((await lines.next()).value, "done");
 };
-const shot = async (page, name) => shoot(page, name, { fullPage: true });
 const says = async (page, text) => page.getByRole("status").filter({ hasText: text }).first().waitFor({ timeout: PATIENCE });
 
 async function look() {
@@ -186,22 +183,7 @@ async function accessible() {
   const context = await start({ bypassCSP: true });
   const page = context.pages()[0];
   page.setDefaultTimeout(PATIENCE);
-  const check = async (name) => {
-    for (const colorScheme of ["light", "dark"]) {
-      for (const width of [1440, 1024, 390]) {
-        await page.emulateMedia({ colorScheme });
-        await page.setViewportSize({ width, height: 900 });
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-        assert.ok(overflow <= 0, `${name} at ${width} is ${overflow} px too wide`);
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        const grave = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
-        const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-        assert.deepEqual(told, [], `${name}, ${colorScheme}, ${width}`);
-        await shot(page, `${name}-${colorScheme}-${width}`);
-      }
-    }
-  };
+  const check = (name) => accessibleAt(page, name);
   await page.goto(`${url}/console`);
   await check("sign-in");
   await signIn(page);

@@ -1,10 +1,8 @@
 // A person signs in to the console at an OpenID provider in Chromium, as tests/e2e/console_sign_in.rs tells.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { PATIENCE, drive, lines, require, shot, start, url, watched } from "./browser.mjs";
+import { PATIENCE, accessibleAt, drive, lines, start, url, watched } from "./browser.mjs";
 
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const home = url.replace("127.0.0.1", "localhost");
 
 const ask = async (word) => {
@@ -70,22 +68,7 @@ async function accessible() {
   const context = await start({ bypassCSP: true });
   const page = context.pages()[0];
   page.setDefaultTimeout(PATIENCE);
-  const check = async (name) => {
-    for (const colorScheme of ["light", "dark"]) {
-      for (const width of [1440, 1024, 390]) {
-        await page.emulateMedia({ colorScheme });
-        await page.setViewportSize({ width, height: 900 });
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-        assert.ok(overflow <= 0, `${name} at ${width} is ${overflow} px too wide`);
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        const grave = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
-        const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-        assert.deepEqual(told, [], `${name}, ${colorScheme}, ${width}`);
-        await shot(page, `${name}-${colorScheme}-${width}`, { fullPage: true });
-      }
-    }
-  };
+  const check = (name) => accessibleAt(page, name);
   await page.goto(`${home}/console`);
   await check("form");
   await signIn(page);

@@ -223,7 +223,10 @@ async fn the_issuer_alone_suffices_and_only_its_own_metadata_is_believed() {
         (metadata(oauth, &issuer, &good), None),
         (metadata(openid, "https://evil.example", &good), Some("is that of another issuer")),
         (metadata(openid, &format!("{issuer}/"), &good), Some("is that of another issuer")),
-        (metadata(openid, &issuer, "http://evil.example/keys"), Some("jwks_uri in the issuer's metadata is not a URL")),
+        (
+            metadata(openid, &issuer, "http://evil.example/keys"),
+            Some("jwks_uri in the issuer's metadata is missing or not a URL with https"),
+        ),
         (metadata("/elsewhere", &issuer, &good), Some("the issuer responded with HTTP status 404")),
     ] {
         *documents.lock() = vec![keys.clone(), document.clone()];

@@ -44,7 +44,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool, terminal: Term
     let command = if args.follow { ReadCommand::TailFollow } else { ReadCommand::Tail };
     trail::record_read(config, &trail, command, Some(&filter), records.len() as u64).await?;
     follower.skip(&records);
-    // What follows may be of any gateway that delivers there.
+    // Later records may be of any gateway that delivers there.
     let may_have_several = args.follow && own.gateway_id.is_none() && matches!(trail, Trail::Postgres(_));
     let mut table = RecordsTable::new(&args.table, terminal, may_have_several || has_several_gateways(&records));
     print(&if json { json_lines(&records)? } else { table.begin(&records) })?;

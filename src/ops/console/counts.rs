@@ -44,11 +44,7 @@ pub(super) async fn fragment(
 
 /// The histogram and the facets, or why there are none.
 pub(super) fn counts(search: &Search, answer: &Result<Answer<Summary>, String>) -> Markup {
-    // The counts of an outbox beside the records of Postgres would be wrong, whatever kept Postgres from counting.
-    let summary = match answer {
-        Err(fault) | Ok(Answer { postgres_error: Some(fault), .. }) => Err(fault),
-        Ok(answer) => Ok(answer.found.first()),
-    };
+    let summary = answer.as_ref().map(|answer| answer.found.first());
     html! { @match summary {
         Err(fault) => p.error { strong { "Not counted" } ": " (escape_hidden(fault)) },
         Ok(None) => {},
@@ -248,28 +244,22 @@ mod tests {
     use crate::ops::read_log::TrailSource;
     use crate::ops::sample;
 
-    fn text_of(search: &Search, postgres_error: Option<&str>, basis: Basis) -> String {
+    fn text_of(search: &Search, basis: Basis) -> String {
         let records = [sample::record(1, 2, "<b>echo\u{202e}"), sample::record(1, 3, "other")];
         let summary = Summary { basis, ..summary_of(&records, &Filter::default(), true) };
-        let postgres_error = postgres_error.map(str::to_owned);
-        counts(search, &Ok(Answer { found: vec![summary], from: TrailSource::Outbox, postgres_error })).into_string()
+        counts(search, &Ok(Answer { found: vec![summary], from: TrailSource::Postgres, postgres_error: None }))
+            .into_string()
     }
 
     #[test]
     fn values_are_shown_as_text_with_links_and_estimates_are_marked() {
         let search = Search::parse("range=24h&before=x&tool=t");
-        let shown = text_of(&search, None, Basis::All);
+        let shown = text_of(&search, Basis::All);
         assert!(shown.contains("<strong>2 records</strong>") && shown.contains("2 answered"), "{shown}");
         assert!(shown.contains("range=24h&amp;tool=example%2Fother") && !shown.contains("before"), "{shown}");
         assert!(!shown.contains("<b>") && !shown.contains('\u{202e}') && !shown.contains('~'), "{shown}");
-        let shown = text_of(&search, None, Basis::Sample(2));
+        let shown = text_of(&search, Basis::Sample(2));
         assert!(shown.contains("~2 records") && shown.contains("Estimated from 2 records"), "{shown}");
         assert_eq!([1_234_567, 999, 7].map(|number| known(number, Basis::Sample(1))), ["~1,230,000", "~999", "~7"]);
-    }
-
-    #[test]
-    fn counts_of_the_outbox_do_not_stand_for_those_of_postgres() {
-        let shown = text_of(&Search::default(), Some("it is down"), Basis::All);
-        assert!(shown.contains("Not counted") && shown.contains("it is down") && !shown.contains("record"), "{shown}");
     }
 }

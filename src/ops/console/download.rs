@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::page::refused;
 use super::search::Search;
 use super::state::Console;
 use super::viewer::Viewer;
@@ -17,7 +18,6 @@ use crate::audit::pipeline::Probe;
 use crate::audit::query::{Exported, Pager};
 use crate::audit::sink::postgres::{self, Connection};
 use crate::connections::Peer;
-use crate::escape::escape_hidden;
 use crate::ops::csv::{self, CellText};
 use crate::ops::export_line::export_line;
 use crate::ops::read_log::{ReadCommand, ReadOrigin, TrailRead, TrailSource, record_read};
@@ -154,8 +154,4 @@ impl Download {
         let recorded = record_read(&self.probe, &self.viewer.caller(), ReadOrigin::Console, &read).await;
         recorded.map_err(|error| format!("this read cannot be recorded (gateway/read), so nothing is shown: {error}"))
     }
-}
-
-fn refused(status: StatusCode, reason: &str) -> Response {
-    (status, format!("{}\n", escape_hidden(reason))).into_response()
 }

@@ -12,6 +12,7 @@ use futures_util::stream;
 use maud::html;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::page::refused;
 use super::query::LiveOutbox;
 use super::search::Search;
 use super::state::Console;
@@ -49,7 +50,6 @@ pub(super) async fn stream(
         Ok(viewer) => viewer,
         Err(refusal) => return refusal.plain(),
     };
-    let refused = |code: StatusCode, reason: &str| (code, format!("{}\n", escape_hidden(reason))).into_response();
     let search = Search::parse(&query.unwrap_or_default());
     let filter = match search.page_filter() {
         Ok(filter) => Filter { before: None, until_micros: None, ..filter },

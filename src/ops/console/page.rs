@@ -1,5 +1,7 @@
 //! The frame of every page, and the sign-in form.
 
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
 use super::viewer::Viewer;
@@ -15,6 +17,11 @@ fn answer(markup: Markup) -> Html {
 /// A fragment of a page.
 pub(super) fn fragment(markup: Markup) -> Html {
     answer(markup)
+}
+
+/// A refusal for a program, or a download: one line of text.
+pub(super) fn refused(status: StatusCode, reason: &str) -> Response {
+    (status, format!("{}\n", escape_hidden(reason))).into_response()
 }
 
 /// A page for an authenticated viewer.

@@ -4,10 +4,10 @@ use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::page::refused;
 use super::query::Answer;
 use super::state::Console;
 use crate::connections::Peer;
-use crate::escape::escape_hidden;
 use crate::ops::export_line::export_line;
 use crate::ops::record_ref::parse_record_ref;
 
@@ -54,8 +54,4 @@ pub(super) async fn download(
     let disposition = format!("attachment; filename=\"{id}.{end}\"");
     let kinds = [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, disposition)];
     (kinds, text).into_response()
-}
-
-fn refused(status: StatusCode, reason: &str) -> Response {
-    (status, format!("{}\n", escape_hidden(reason))).into_response()
 }

@@ -80,6 +80,13 @@ trait TrailQuery: Sync {
     type Found;
     /// The command, as it is recorded.
     const COMMAND: ReadCommand;
+    /// True if the outbox answers while Postgres cannot be read.
+    const HAS_OTHER_SOURCE: bool = true;
+
+    /// The number of records that an answer shows, or counts.
+    fn rows(found: &[Self::Found]) -> u64 {
+        found.len() as u64
+    }
 
     fn filter(&self) -> &Filter;
 
@@ -111,6 +118,12 @@ struct SummaryQuery<'a>(&'a Filter);
 impl TrailQuery for SummaryQuery<'_> {
     type Found = Summary;
     const COMMAND: ReadCommand = ReadCommand::Count;
+    // The counts of an outbox beside the records of Postgres would be wrong, whatever kept Postgres from counting.
+    const HAS_OTHER_SOURCE: bool = false;
+
+    fn rows(found: &[Summary]) -> u64 {
+        found.iter().map(|summary| summary.total).sum()
+    }
 
     fn filter(&self) -> &Filter {
         self.0
@@ -127,6 +140,10 @@ struct DenialsQuery<'a>(&'a Filter);
 impl TrailQuery for DenialsQuery<'_> {
     type Found = Denial;
     const COMMAND: ReadCommand = ReadCommand::Count;
+
+    fn rows(found: &[Denial]) -> u64 {
+        found.iter().map(|denial| denial.count).sum()
+    }
 
     fn filter(&self) -> &Filter {
         self.0
@@ -229,7 +246,7 @@ impl Console {
         };
         let late = |_| late(Q::COMMAND);
         let answer = tokio::time::timeout(QUESTION_TIMEOUT, answering).await.map_err(late)??;
-        let (filter, rows) = (Some(query.filter().clone()), answer.found.len() as u64);
+        let (filter, rows) = (Some(query.filter().clone()), Q::rows(&answer.found));
         let read = TrailRead { command: Q::COMMAND, from: answer.from, filter, rows };
         let recorded = record_read(probe, &viewer.caller(), ReadOrigin::Console, &read).await;
         recorded
@@ -243,6 +260,7 @@ impl Console {
         if self.postgres.is_some() {
             match ask_one(self.postgres.as_ref(), outbox.clone(), query).await {
                 Ok((found, from)) => return Ok(Answer { found, from, postgres_error }),
+                Err(error) if !Q::HAS_OTHER_SOURCE => return Err(error.to_string()),
                 Err(error) => postgres_error = Some(error.to_string()),
             }
         }

@@ -89,19 +89,18 @@ pub(super) async fn lines(
     };
     let filter = match Search::parse(&query.unwrap_or_default()).filter() {
         Ok(filter) => filter,
-        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{}\n", escape_hidden(&fault))).into_response(),
+        Err(fault) => return page::refused(StatusCode::BAD_REQUEST, &fault),
     };
     match console.search(&viewer, &filter).await {
         // A part of the trail is not an answer for a program.
-        Ok(Answer { postgres_error: Some(error), .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response()
+        Ok(Answer { postgres_error: Some(error), .. }) | Err(error) => {
+            page::refused(StatusCode::SERVICE_UNAVAILABLE, &error)
         }
         Ok(answer) => {
             let lines =
                 answer.found.iter().map(|record| serde_json::json!(record).to_string() + "\n").collect::<String>();
             ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response(),
     }
 }
 
